@@ -1,0 +1,1 @@
+"""Parts: one idea a file."""

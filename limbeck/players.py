@@ -1,0 +1,264 @@
+"""Players: the named models of a run, alive.
+
+A player is asked for what a part needs: `players.student(batch, "logits")`. What it can be asked for is the business
+of its net, an `nn.Module` with `forward(batch, want) -> {want: answer}` (see `limbeck.adapters`). Every answer is kept
+on the batch, so all parts share one forward; what a step asked for at one place is asked for at once in the next step.
+
+A net is run inside its wrapper (DDP, FSDP) only while it learns; a player that does not learn in the current phase is
+in evaluation mode, holds no gradient, and is proved unchanged by the version counters of its tensors.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.batch import Batch
+from limbeck.errors import BadValue, BrokenRecipe, Mismatch, unknown
+from limbeck.roles import Role
+
+__all__ = ["Player", "Players", "build"]
+
+Answer = Callable[[Batch, frozenset[str]], dict[str, Any]]
+
+
+@dataclass(eq=False)
+class Player:
+    """One model of the game.
+
+    Args:
+        name: its name in the recipe.
+        role: where it comes from and how it is kept in step.
+        module: its net, unwrapped; None for players that only combine others.
+        answer: how it answers, where that is not by its own net.
+    """
+
+    name: str
+    role: Role
+    module: nn.Module | None = None
+    answer: Answer | None = None
+    wrapped: nn.Module | None = None
+    initial: dict[str, Tensor] | None = None
+    changed: bool = False
+    learns: bool | None = None
+    wants: dict[str, list[str]] = field(default_factory=dict)
+    phase: str = ""
+    seen: int = 0
+
+    def __call__(self, batch: Batch, *want: str) -> Any:
+        """Ask for one thing or several.
+
+        Args:
+            batch: the states.
+            want: names of answers, such as "logits", "head", "velocity", "tap:layers.3".
+
+        Returns:
+            The answer, or a tuple of them in the order asked.
+
+        Raises:
+            UnknownName: the net cannot answer that.
+
+        Example:
+            `logits = players.teacher(batch, "logits")`
+        """
+        site, known = batch.memo.get(self.name, (None, {}))
+        if not set(want) <= known.keys():
+            if site is None:
+                site, self.seen = f"{self.phase}#{self.seen}", self.seen + 1
+            asked = self.wants[site] = sorted({*self.wants.get(site, ()), *want})
+            known = self._answer(batch, frozenset(asked))
+            batch.memo[self.name] = site, known
+        missing = set(want) - known.keys()
+        if missing:
+            raise unknown("answer", missing.pop(), known, where=f"player {self.name}")
+        return known[want[0]] if len(want) == 1 else tuple(known[w] for w in want)
+
+    def _answer(self, batch: Batch, want: frozenset[str]) -> dict[str, Any]:
+        if self.answer is not None:
+            return self.answer(batch, want)
+        net = self.wrapped if self.learns and self.wrapped is not None else self.module
+        return net(batch, want)  # type: ignore[misc]
+
+    def __getattr__(self, name: str) -> Any:
+        """Reach a public attribute of the net: `players.student.tokenizer`, `players.teacher.path`."""
+        module = self.__dict__.get("module")
+        if name.startswith("_") or module is None:
+            raise AttributeError(name)
+        return getattr(module, name)
+
+    def turn(self, phase: str, learns: bool) -> None:
+        """Begin a phase in which the player learns, or does not.
+
+        Args:
+            phase: the name under which its wants are remembered.
+            learns: whether gradients are to flow to its weights.
+        """
+        self.phase, self.seen = phase, 0
+        if self.module is None or self.learns is learns:
+            return
+        self.learns = learns
+        self.module.train(learns)
+        for p in self.module.parameters():
+            p.requires_grad_(learns and getattr(p, "trainable", True))
+
+    def version(self) -> int:
+        """A number that grows with every change of the weights or buffers."""
+        return 0 if self.module is None else sum(t._version for t in _tensors(self.module))
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Take weights (and buffers) by name, in place.
+
+        Raises:
+            Mismatch: other names or shapes.
+        """
+        assert self.module is not None
+        own = self.module.state_dict(keep_vars=True)
+        if own.keys() != weights.keys() or any(own[k].shape != weights[k].shape for k in own):
+            odd = sorted(own.keys() ^ weights.keys()) or [k for k in own if own[k].shape != weights[k].shape]
+            raise Mismatch(f"player {self.name!r} cannot take these weights: they differ at {odd[0]!r}")
+        with torch.no_grad():
+            for k, tensor in own.items():
+                tensor.copy_(weights[k])
+        self.changed = True
+
+    @torch.no_grad()
+    def follow(self, other: Player) -> None:
+        """Move towards another player: w <- decay w + (1 - decay) w'; buffers are copied."""
+        assert self.module is not None and other.module is not None
+        mine, theirs = list(self.module.parameters()), list(other.module.parameters())
+        if self.role.decay == 0:
+            torch._foreach_copy_(mine, theirs)
+        else:
+            torch._foreach_lerp_(mine, theirs, 1 - self.role.decay)
+        for a, b in zip(self.module.buffers(), other.module.buffers(), strict=True):
+            a.copy_(b)
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
+
+
+class Players(Mapping[str, Player]):
+    """The players of a run, by name or as attributes.
+
+    Args:
+        players: name to player.
+        names: role to player, where an expression sees them under other names.
+    """
+
+    def __init__(self, players: Mapping[str, Player], names: Mapping[str, str] | None = None) -> None:
+        self._players, self._names = dict(players), dict(names or {})
+
+    def __getitem__(self, name: str) -> Player:
+        name = self._names.get(name, name)
+        if name not in self._players:
+            raise unknown("player", name, self._players, where="this run")
+        return self._players[name]
+
+    def __getattr__(self, name: str) -> Player:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return self[name]
+
+    def __contains__(self, name: object) -> bool:
+        return self._names.get(name, name) in self._players  # type: ignore[call-overload]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._players)
+
+    def __len__(self) -> int:
+        return len(self._players)
+
+    def renamed(self, names: Mapping[str, str]) -> Players:
+        """The same players, seen under other names.
+
+        Raises:
+            UnknownName: a name that no player has.
+        """
+        return Players(self._players, {role: self[player].name for role, player in names.items()} | self._names)
+
+    def turn(self, phase: str, learns: tuple[str, ...] = ()) -> None:
+        """Begin a phase: those in `learns` learn, all others stand still."""
+        for player in self._players.values():
+            player.turn(phase, player.name in learns)
+
+
+def build(roles: Mapping[str, Role], sources: Mapping[str, nn.Module], batch: Batch) -> Players:
+    """Bring the players of a recipe to life.
+
+    Args:
+        roles: name to role, as the recipe has them.
+        sources: the nets of the given players.
+        batch: rows on which builders may ask players for shapes.
+
+    Returns:
+        The players, in the order of the recipe.
+
+    Raises:
+        BadValue: a given player without a net, or a net that no role asks for.
+        BrokenRecipe: players that are made from each other in a circle.
+    """
+    given = {name for name, role in roles.items() if role.given}
+    if missing := sorted(given - sources.keys()):
+        raise BadValue(f"the player {missing[0]!r} must be given; this recipe needs {', '.join(sorted(given))}")
+    live: dict[str, Player] = {}
+    waiting = dict(roles)
+    while waiting:
+        ready = [n for n, r in waiting.items() if set(r.of) <= live.keys() and (not r.builder or _only_built(waiting))]
+        if not ready:
+            raise BrokenRecipe(f"the players {', '.join(waiting)} are made from each other in a circle")
+        name = ready[0]
+        live[name] = _enliven(name, waiting.pop(name), sources, live, batch)
+        live[name].turn("", False)
+    return Players({name: live[name] for name in roles})
+
+
+def _only_built(waiting: Mapping[str, Role]) -> bool:
+    """Whether all players that builders may ask about stand already."""
+    return all(role.builder for role in waiting.values())
+
+
+def _enliven(
+    name: str, role: Role, sources: Mapping[str, nn.Module], live: Mapping[str, Player], batch: Batch
+) -> Player:
+    """Build one player whose originals are alive."""
+    if role.given:
+        return Player(name, role, sources[name])
+    if role.builder is not None:
+        return Player(name, role, role.builder(Players(live), batch), changed=True)
+    if role.stored:
+        return Player(name, role, answer=lambda b, want: {w: b[f"{name}.{w}"] for w in want})
+    if role.context is not None:
+        return Player(name, role, answer=_under_context(live[role.of[0]], role, Players(live)))
+    if len(role.of) > 1:
+        return Player(name, role, answer=_mean_of([live[n] for n in role.of]))
+    return Player(name, role, copy.deepcopy(live[role.of[0]].module), changed=True)
+
+
+def _under_context(own: Player, role: Role, players: Players) -> Answer:
+    """Answer with the same weights on the batch that the context makes; nothing flows back."""
+
+    def answer(batch: Batch, want: frozenset[str]) -> dict[str, Any]:
+        with torch.no_grad():
+            seen = role.context(players, batch)  # type: ignore[misc]
+            return own._answer(seen, want)
+
+    return answer
+
+
+def _mean_of(members: list[Player]) -> Answer:
+    """Answer with the mean of what the members answer."""
+
+    def answer(batch: Batch, want: frozenset[str]) -> dict[str, Any]:
+        given = [{w: m(batch, w) for w in want} for m in members]
+        if odd := [w for w in want if not isinstance(given[0][w], Tensor)]:
+            raise BrokenRecipe(f"an ensemble cannot average {odd[0]!r}: ask it for tensors")
+        return {w: torch.stack([g[w] for g in given]).mean(0) for w in want}
+
+    return answer
