@@ -257,7 +257,7 @@ class Part(Expr):
         Raises:
             BrokenRecipe: the loss is neither (), (B,) nor (B, T).
         """
-        mask = batch["mask"] if "mask" in batch else None
+        mask = batch.get("mask")
         if "weight" in self.spec.takes:
             w = mask if weight is None else _times(mask, weight)
             hyper = self.resolved(batch.at)

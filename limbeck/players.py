@@ -181,7 +181,7 @@ class Players(Mapping[str, Player]):
         Raises:
             UnknownName: a name that no player has.
         """
-        return Players(self._players, {role: self[player].name for role, player in names.items()} | self._names)
+        return Players(self._players, self._names | {role: self[player].name for role, player in names.items()})
 
     def turn(self, phase: str, learns: tuple[str, ...] = ()) -> None:
         """Begin a phase: those in `learns` learn, all others stand still."""

@@ -209,8 +209,8 @@ class Inequality:
     def __str__(self) -> str:
         if self.sign == 0:
             return f"{self.probe}[{self.arm}] <= {self.by:g} on every seed"
-        relation = ">=" if self.sign > 0 else "<="
-        return f"{self.probe}[{self.arm}] {relation} {self.probe}[{self.than}] {'+' if self.sign > 0 else '-'} {self.by:g}"
+        relation, plus = (">=", "+") if self.sign > 0 else ("<=", "-")
+        return f"{self.probe}[{self.arm}] {relation} {self.probe}[{self.than}] {plus} {self.by:g}"
 
 
 def more(probe: str, arm: str, than: str, *, by: float) -> Inequality:

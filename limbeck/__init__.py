@@ -1,0 +1,1 @@
+"""limbeck distils anything into something smaller, faster or safer, and proves that it worked."""
