@@ -64,7 +64,7 @@ class Batch(Mapping[str, Any]):
     rng: Rng = None  # type: ignore[assignment]
     at: Moment = Moment()
     counts: Mapping[str, float] = field(default_factory=dict)
-    memo: dict[Any, dict[str, Any]] = field(default_factory=dict, repr=False)
+    memo: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         sizes = {name: len(column) for name, column in self.columns.items()}
@@ -80,6 +80,10 @@ class Batch(Mapping[str, Any]):
             return self.columns[name]
         except KeyError:
             raise unknown("column", name, self.columns, where="the batch") from None
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return a column, or the default where there is none."""
+        return self.columns.get(name, default)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -107,8 +111,9 @@ class Batch(Mapping[str, Any]):
 
     def count(self) -> dict[str, float]:
         """Count this batch's rows and target tokens, the units over which losses are averaged."""
-        tokens = self.columns["mask"].sum().item() if "mask" in self.columns else self.size
-        return {"rows": float(self.size), "tokens": float(tokens)}
+        mask = self.columns.get("mask")
+        tokens = float(mask.sum()) if isinstance(mask, Tensor) else float(self.size)
+        return {"rows": float(self.size), "tokens": tokens}
 
     def with_(self, **columns: Column) -> Batch:
         """Return the batch with columns added or replaced, and nothing answered on it yet."""

@@ -107,13 +107,10 @@ def rows_of_step(n: int, step: int, batch_size: int, *key: Any) -> Tensor:
         >>> sorted(both.tolist())
         [0, 1, 2, 3, 4, 5]
     """
-    at = torch.arange(step * batch_size, (step + 1) * batch_size)
-    epochs = at // n
-    out = torch.empty_like(at)
-    for epoch in epochs.unique().tolist():
-        here = epochs == epoch
-        out[here] = _epoch(n, epoch, *key)[at[here] % n]
-    return out
+    first, last = step * batch_size, (step + 1) * batch_size
+    passes = range(first // n, (last - 1) // n + 1)
+    pieces = [_epoch(n, e, *key)[max(0, first - e * n) : last - e * n] for e in passes]
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 
 def batch_of(source: Source, rows: Tensor) -> Batch:

@@ -1,6 +1,6 @@
 """Every error that limbeck raises on purpose.
 
-LimbeckError
+LimbeckError                (UserError, RunError): what to catch to catch all
 ├── UserError               the caller can mend it             exit 2
 │   ├── UnknownName         no recipe, player, part or hyper-parameter of that name
 │   ├── BadValue            a value of the wrong type or out of range
@@ -40,20 +40,16 @@ __all__ = [
 ]
 
 
-class LimbeckError(Exception):
-    """The root of the tree; `exit_code` is the status that the command line returns."""
-
-    exit_code = 1
-
-
-class UserError(LimbeckError):
-    """A mistake that the caller can mend."""
+class UserError(Exception):
+    """A mistake that the caller can mend; the command line returns `exit_code`."""
 
     exit_code = 2
 
 
-class UnknownName(UserError):
+class UnknownName(UserError, KeyError):
     """No recipe, player, part or hyper-parameter of that name."""
+
+    __str__ = Exception.__str__
 
 
 class BadValue(UserError):
@@ -76,8 +72,10 @@ class RunConflict(UserError):
     """A run directory that is in use, or that belongs to another recipe."""
 
 
-class RunError(LimbeckError):
-    """Something failed while running."""
+class RunError(Exception):
+    """Something failed while running; the command line returns `exit_code`."""
+
+    exit_code = 1
 
 
 class NotFinite(RunError):
@@ -94,6 +92,9 @@ class BrokenRecipe(RunError):
 
 class TeacherUnavailable(RunError):
     """A remote teacher or sampler stopped answering."""
+
+
+LimbeckError = (UserError, RunError)
 
 
 def unknown(kind: str, name: str, choices: Iterable[str], *, where: str = "") -> UnknownName:

@@ -177,6 +177,14 @@ class Expr:
     def __mul__(self, loss: Expr) -> Scaled:
         return Scaled(self, loss)
 
+    def __call__(self, *args: Any) -> Any:
+        """Evaluate on the positional arguments of its kind.
+
+        Raises:
+            BrokenRecipe: it is a loss made of several, which only `total` evaluates.
+        """
+        raise BrokenRecipe(f"{self!r} is a loss: it has a total, and cannot be called as a batch part or a weight")
+
     def children(self) -> dict[str, Any]:
         """What a dotted path can address below this expression, by name."""
         raise NotImplementedError
@@ -316,10 +324,11 @@ class Pipe(Expr):
         """Return the pipe with one step replaced."""
         return replace(self, parts=_swapped(self.parts, name, value))
 
-    def __call__(self, players: Any, batch: Batch) -> Batch:
-        """Send a batch through every step."""
+    def __call__(self, *args: Any) -> Any:
+        """Send a batch through every step, with the same players."""
+        players, batch = args
         for step in self.parts:
-            batch = step(players, batch)  # type: ignore[operator]
+            batch = step(players, batch)
         return batch
 
 
@@ -376,7 +385,7 @@ class Scaled(Expr):
         if isinstance(own, Part) and own.spec.takes == ("at",):
             own = own(batch.at)
         if isinstance(own, Expr):
-            return self.expr.total(players, batch, _times(own(players, batch), weight))  # type: ignore[operator]
+            return self.expr.total(players, batch, _times(own(players, batch), weight))
         return {k: own * v for k, v in self.expr.total(players, batch, weight).items()}
 
 
@@ -424,9 +433,10 @@ class Renamed(Expr):
         """The parts of the expression."""
         return self.expr.leaves()
 
-    def __call__(self, players: Any, batch: Batch) -> Any:
+    def __call__(self, *args: Any) -> Any:
         """Call the expression with the players renamed."""
-        return self.expr(players.renamed(dict(self.names)), batch)  # type: ignore[operator]
+        players, *rest = args
+        return self.expr(players.renamed(dict(self.names)), *rest)
 
     def total(self, players: Any, batch: Batch, weight: Any = None) -> dict[str, Tensor]:
         """Evaluate as a loss with the players renamed."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -49,6 +50,11 @@ class Player:
     wants: dict[str, list[str]] = field(default_factory=dict)
     phase: str = ""
     seen: int = 0
+    trainable: list[bool] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        # weights that come frozen (under LoRA adapters) stay frozen while the player learns
+        self.trainable = self.trainable or [p.requires_grad for p in self.params]
 
     def __call__(self, batch: Batch, *want: str) -> Any:
         """Ask for one thing or several.
@@ -66,9 +72,9 @@ class Player:
         Example:
             `logits = players.teacher(batch, "logits")`
         """
-        site, known = batch.memo.get(self.name, (None, {}))
+        site, known = batch.memo.get(self.name, ("", {}))
         if not set(want) <= known.keys():
-            if site is None:
+            if not site:
                 site, self.seen = f"{self.phase}#{self.seen}", self.seen + 1
             asked = self.wants[site] = sorted({*self.wants.get(site, ()), *want})
             known = self._answer(batch, frozenset(asked))
@@ -91,6 +97,15 @@ class Player:
             raise AttributeError(name)
         return getattr(module, name)
 
+    @cached_property
+    def params(self) -> list[nn.Parameter]:
+        """The weights of its net; none for players that only combine others."""
+        return [] if self.module is None else list(self.module.parameters())
+
+    @cached_property
+    def _state(self) -> list[Tensor]:
+        return [] if self.module is None else [*self.module.parameters(), *self.module.buffers()]
+
     def turn(self, phase: str, learns: bool) -> None:
         """Begin a phase in which the player learns, or does not.
 
@@ -103,12 +118,12 @@ class Player:
             return
         self.learns = learns
         self.module.train(learns)
-        for p in self.module.parameters():
-            p.requires_grad_(learns and getattr(p, "trainable", True))
+        for p, trainable in zip(self.params, self.trainable, strict=True):
+            p.requires_grad_(learns and trainable)
 
     def version(self) -> int:
         """A number that grows with every change of the weights or buffers."""
-        return 0 if self.module is None else sum(t._version for t in _tensors(self.module))
+        return sum(t._version for t in self._state)
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Take weights (and buffers) by name, in place.
@@ -130,18 +145,14 @@ class Player:
     def follow(self, other: Player) -> None:
         """Move towards another player: w <- decay w + (1 - decay) w'; buffers are copied."""
         assert self.module is not None and other.module is not None
-        mine, theirs = list(self.module.parameters()), list(other.module.parameters())
+        mine: list[Tensor] = list(self.params)
+        theirs: list[Tensor] = list(other.params)
         if self.role.decay == 0:
             torch._foreach_copy_(mine, theirs)
         else:
             torch._foreach_lerp_(mine, theirs, 1 - self.role.decay)
         for a, b in zip(self.module.buffers(), other.module.buffers(), strict=True):
             a.copy_(b)
-
-
-def _tensors(module: nn.Module) -> Iterator[Tensor]:
-    yield from module.parameters()
-    yield from module.buffers()
 
 
 class Players(Mapping[str, Player]):
@@ -238,16 +249,18 @@ def _enliven(
         return Player(name, role, answer=_under_context(live[role.of[0]], role, Players(live)))
     if len(role.of) > 1:
         return Player(name, role, answer=_mean_of([live[n] for n in role.of]))
-    return Player(name, role, copy.deepcopy(live[role.of[0]].module), changed=True)
+    original = live[role.of[0]]
+    return Player(name, role, copy.deepcopy(original.module), changed=True, trainable=original.trainable)
 
 
 def _under_context(own: Player, role: Role, players: Players) -> Answer:
     """Answer with the same weights on the batch that the context makes; nothing flows back."""
+    context = role.context
+    assert context is not None
 
     def answer(batch: Batch, want: frozenset[str]) -> dict[str, Any]:
         with torch.no_grad():
-            seen = role.context(players, batch)  # type: ignore[misc]
-            return own._answer(seen, want)
+            return own._answer(context(players, batch), want)
 
     return answer
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, Literal
 
 from limbeck.errors import BrokenRecipe, unknown
@@ -34,8 +33,6 @@ __all__ = [
     "more",
     "within",
 ]
-
-NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -155,7 +152,7 @@ class Repeat:
     stages: tuple[Stage, ...]
     times: int = 1
     until: Part | None = None
-    carry: Mapping[str, str] = NOTHING
+    carry: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -185,7 +182,7 @@ class Arm:
     """One side of a comparison: a recipe (this one, if empty) and what is set in it."""
 
     recipe: str = ""
-    set: Mapping[str, Any] = NOTHING
+    set: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -271,7 +268,7 @@ class Claim:
     arms: Mapping[str, Arm]
     probes: Mapping[str, Part]
     says: tuple[Inequality, ...]
-    set: Mapping[str, Any] = NOTHING
+    set: Mapping[str, Any] = field(default_factory=dict)
     tune: Tune | None = None
     seeds: int = 3
     control: str = ""
@@ -326,7 +323,7 @@ class Recipe:
     players: Mapping[str, Role]
     stages: tuple[Stage, ...]
     product: str = "student"
-    variants: Mapping[str, Mapping[str, Any]] = NOTHING
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     deviates: tuple[str, ...] = ()
     claim: Claim | None = field(default=None, repr=False)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Rng", "derive"]
+__all__ = ["Rng", "derive", "seed_torch"]
 
 _LOW = 0xFFFFFFFF
 
@@ -29,6 +29,13 @@ def derive(*key: object) -> int:
     """
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
+
+
+def seed_torch(*key: object) -> None:
+    """Seed PyTorch's own generators (dropout and the like) with a key of plain values."""
+    torch.default_generator.manual_seed(derive(*key))
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(derive(*key))
 
 
 def _swap(x: Tensor) -> Tensor:

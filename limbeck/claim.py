@@ -1,0 +1,291 @@
+"""Claims, run afresh: arms on a bed over paired seeds, tuned alike, and a verdict that can be *fails*.
+
+A claim holds if every inequality holds and, with the control in place of the arm that should win, at least one fails.
+An inequality holds if the mean paired difference reaches the stated effect size and its one-sided 90% t-bound excludes
+zero; an identity holds if it holds on every seed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import t as student_t
+
+from limbeck.beds import Bed, load_bed
+from limbeck.data import Source
+from limbeck.errors import BadValue, BrokenRecipe
+from limbeck.index import fingerprint, load
+from limbeck.loop import Loop, Options
+from limbeck.override import flatten, override
+from limbeck.players import Players
+from limbeck.recipe import Arm, Claim, Inequality, Recipe
+
+__all__ = ["Verdict", "judge", "run_arm", "tune", "verify"]
+
+EVIDENCE = Path(__file__).parent / "evidence"
+TUNING_SEEDS = 10_000  # tuning runs on seeds from here on, verdicts on seeds below
+CONFIDENCE = 0.90
+
+Figures = Mapping[str, Mapping[str, Sequence[float]]]  # arm -> probe -> one number a seed
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one inequality.
+
+    Args:
+        says: the inequality in words.
+        left: the winning arm's figure, seed by seed.
+        right: the other arm's; the tolerance for an identity.
+        effect: the mean paired difference in the direction claimed.
+        bound: its one-sided 90% lower bound.
+        holds: whether the effect reaches what was stated and the bound excludes zero.
+    """
+
+    says: str
+    left: tuple[float, ...]
+    right: tuple[float, ...]
+    effect: float
+    bound: float
+    holds: bool
+
+
+def judge(said: Inequality, figures: Figures, arm: str = "") -> Verdict:
+    """Judge one inequality on figures.
+
+    d_i = sign (left_i - right_i);  holds iff mean d >= by and mean d - t_{0.90, n-1} s_d / sqrt(n) > 0.
+
+    Args:
+        said: the inequality.
+        figures: arm to probe to one number a seed, seeds paired by position.
+        arm: the arm to put on the left instead of the claim's own: the control.
+
+    Returns:
+        The verdict; figures that are not finite never hold.
+
+    Example:
+        >>> from limbeck.recipe import more
+        >>> figures = {"a": {"acc": [0.9, 0.8, 0.9]}, "b": {"acc": [0.5, 0.5, 0.6]}}
+        >>> judge(more("acc", "a", "b", by=0.2), figures).holds, judge(more("acc", "b", "a", by=0.2), figures).holds
+        (True, False)
+    """
+    left = tuple(figures[arm or said.arm][said.probe])
+    if said.sign == 0:
+        worst = max(left, key=lambda v: math.inf if math.isnan(v) else abs(v))
+        holds = all(abs(v) <= said.by for v in left)
+        return Verdict(str(said), left, (said.by,) * len(left), said.by - abs(worst), said.by - abs(worst), holds)
+    right = tuple(figures[said.than][said.probe])
+    differences = [said.sign * (a - b) for a, b in zip(left, right, strict=True)]
+    mean, n = statistics.fmean(differences), len(differences)
+    spread = statistics.stdev(differences) if math.isfinite(mean) else math.nan
+    bound = mean - float(student_t.ppf(CONFIDENCE, n - 1)) * spread / math.sqrt(n)
+    return Verdict(str(said), left, right, mean, bound, mean >= said.by and bound > 0)
+
+
+def arm_recipe(recipe: Recipe, arm: Arm, settings: Mapping[str, Any]) -> Recipe:
+    """The recipe that an arm runs: its own or another, at the claim's size, with the arm's and the tuned settings.
+
+    Of the claim's settings, another recipe takes those whose full path it has; its own must fit one and all.
+    """
+    if not arm.recipe:
+        return override(recipe, {**settings, **arm.set})
+    base = load(arm.recipe)
+    has = flatten(base)
+    return override(base, {path: v for path, v in settings.items() if path in has} | dict(arm.set))
+
+
+def run_arm(recipe: Recipe, bed: Bed, seed: int) -> tuple[Players, dict[str, Source]]:
+    """Run a recipe on a bed, leaving no trace.
+
+    Args:
+        recipe: with everything set.
+        bed: gives players and data.
+        seed: of data, of the nets and of the loop.
+
+    Returns:
+        The players as they ended, and the data.
+
+    Raises:
+        BadValue: the recipe needs a player that the bed does not have.
+    """
+    needed = [name for name, role in recipe.players.items() if role.given]
+    if missing := [name for name in needed if name not in bed.players]:
+        raise BadValue(
+            f"bed {bed.key} has no player {missing[0]!r} for recipe {recipe.key}; it has {', '.join(bed.players)}"
+        )
+    data = dict(bed.data(seed))
+    sources = {name: bed.players[name](seed) for name in needed}
+    loop = Loop(recipe, sources, data, Options(seed=seed))
+    return loop.execute(), loop.data
+
+
+class Trial:
+    """Runs the arms of one claim and remembers what they gave.
+
+    Args:
+        recipe: the recipe whose claim it is.
+        claim: the claim.
+        say: receives a line after each run.
+    """
+
+    def __init__(self, recipe: Recipe, claim: Claim, say: Callable[[str], None]) -> None:
+        self.recipe, self.claim, self.say = recipe, claim, say
+        self.bed = load_bed(claim.bed)
+
+    def figures(self, name: str, tuned: Mapping[str, Any], seed: int, split: str) -> dict[str, float]:
+        """Run one arm on one seed and measure it.
+
+        Args:
+            name: the arm.
+            tuned: its tuned settings.
+            seed: the seed.
+            split: "test" for verdicts; "valid" for tuning, which never sees the test rows.
+
+        Returns:
+            Probe to figure.
+        """
+        arm = self.claim.arms[name]
+        recipe = arm_recipe(self.recipe, arm, {**self.claim.set, **tuned})
+        started = time.monotonic()
+        players, data = run_arm(recipe, self.bed, seed)
+        data["test"] = data[split]
+        if split != "test":
+            data.pop(split, None)
+        players.turn("probe")
+        figures = {p: float(probe(players, data)) for p, probe in self.claim.probes.items()}
+        shown = "  ".join(f"{k} {v:.4g}" for k, v in figures.items())
+        self.say(f"{self.recipe.key}: {name} seed {seed}: {shown}  ({time.monotonic() - started:.1f} s)")
+        return figures
+
+
+def points(grid: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    """The points of a grid."""
+    for values in itertools.product(*grid.values()):
+        yield dict(zip(grid, values, strict=True))
+
+
+def tune(trial: Trial) -> dict[str, dict[str, Any]]:
+    """Choose each arm's settings from its grid, on validation rows and seeds apart from the verdict's.
+
+    Returns:
+        Arm to dotted path to value.
+
+    Raises:
+        BrokenRecipe: the arms' grids have unequal numbers of points.
+    """
+    rule = trial.claim.tune
+    if rule is None:
+        return {}
+    trials = {name: len(list(points(grid))) for name, grid in rule.grid.items()}
+    if len(set(trials.values())) > 1 or set(trials) - set(trial.claim.arms):
+        raise BrokenRecipe(f"the arms of a claim are tuned with the same number of trials, got {trials}")
+    chosen: dict[str, dict[str, Any]] = {}
+    for name, grid in rule.grid.items():
+        scores = [(_score(trial, name, point), i) for i, point in enumerate(points(grid))]
+        chosen[name] = list(points(grid))[min(scores)[1]]
+    return chosen
+
+
+def _score(trial: Trial, name: str, point: Mapping[str, Any]) -> float:
+    """The mean of the deciding probe over the tuning seeds, less being better; not finite is worst."""
+    rule = trial.claim.tune
+    assert rule is not None
+    seeds = range(TUNING_SEEDS, TUNING_SEEDS + rule.seeds)
+    mean = statistics.fmean(trial.figures(name, point, seed, "valid")[rule.probe] for seed in seeds)
+    return (mean if rule.lower else -mean) if math.isfinite(mean) else math.inf
+
+
+def verify(
+    key: str, *, seeds: int = 0, seed_offset: int = 0, retune: bool = False, say: Callable[[str], None] = print
+) -> dict[str, Any]:
+    """Run a claim afresh.
+
+    Args:
+        key: the recipe.
+        seeds: the number of paired seeds; the claim's own by default.
+        seed_offset: added to every seed; evidence with an offset is never written.
+        retune: choose the settings again even if the evidence has them.
+        say: receives a line after each run.
+
+    Returns:
+        The evidence: status, verdicts with both sides of every inequality for every seed, the control, what was tuned,
+        seconds and fingerprint.
+
+    Raises:
+        BadValue: the recipe has no claim, or fewer than 3 seeds are asked for.
+    """
+    recipe = load(key)
+    claim = recipe.claim
+    if claim is None:
+        raise BadValue(f"recipe {key} makes no claim: it is a baseline")
+    n = seeds or claim.seeds
+    if n < 3:
+        raise BadValue(f"a claim needs at least 3 paired seeds, got {n}")
+    trial, started = Trial(recipe, claim, say), time.monotonic()
+    tuned = (None if retune else remembered(key, claim)) or tune(trial)
+    tuning = time.monotonic() - started
+    runs = {
+        name: [trial.figures(name, tuned.get(name, {}), seed, "test") for seed in range(seed_offset, seed_offset + n)]
+        for name in claim.arms
+    }
+    figures = {name: {p: [run[p] for run in ran] for p in claim.probes} for name, ran in runs.items()}
+    return {
+        "key": key, **conclude(claim, figures), "bed": claim.bed, "seeds": n, "seed_offset": seed_offset,
+        "tuned": tuned, "grid": _grid(claim), "figures": figures, "fingerprint": fingerprint(key),
+        "seconds": round(time.monotonic() - started - tuning, 1), "seconds_tuning": round(tuning, 1),
+    }  # fmt: skip
+
+
+def conclude(claim: Claim, figures: Figures) -> dict[str, Any]:
+    """The status of a claim on figures: every inequality must hold, and not all of them for the control.
+
+    Returns:
+        `status` ("holds" or "fails"), `verdicts`, and `control` (the verdicts with the control in place; None where
+        the claim has none).
+    """
+    verdicts = [judge(said, figures) for said in claim.says]
+    main = claim.says[0].arm
+    control = None
+    if claim.control:
+        control = [judge(said, figures, claim.control if said.arm == main else "") for said in claim.says]
+    lost = control is None or not all(v.holds for v in control)
+    return {
+        "status": "holds" if all(v.holds for v in verdicts) and lost else "fails",
+        "verdicts": [vars(v) for v in verdicts],
+        "control": None if control is None else [vars(v) for v in control],
+    }
+
+
+def _grid(claim: Claim) -> Any:
+    """The grid as JSON has it, to tell whether what was tuned still stands."""
+    return json.loads(json.dumps(claim.tune.grid, default=repr)) if claim.tune else None
+
+
+def remembered(key: str, claim: Claim) -> dict[str, dict[str, Any]] | None:
+    """What was tuned before, if the grid is still the same."""
+    path = EVIDENCE / f"{key}.json"
+    if not path.exists():
+        return None
+    old = json.loads(path.read_text())
+    return old["tuned"] if old["grid"] == _grid(claim) else None
+
+
+def write_evidence(evidence: Mapping[str, Any]) -> Path:
+    """Write evidence where `limbeck ls` finds it.
+
+    Raises:
+        BadValue: it was made with a seed offset.
+    """
+    if evidence["seed_offset"]:
+        raise BadValue("evidence made with --seed-offset is never written: seeds are not chosen")
+    path = EVIDENCE / f"{evidence['key']}.json"
+    path.write_text(json.dumps(evidence, indent=1, sort_keys=True) + "\n")
+    return path

@@ -1,0 +1,498 @@
+"""THE loop: stage > phase > step > sync > log > checkpoint. Every recipe is run by it and by nothing else.
+
+It guarantees: a phase changes exactly the players it says it learns; a loss does not depend on how its batch is split
+over micro-batches and processes; a resumed run ends bit-identical to one that was never interrupted.
+
+Gradients are summed over processes here, after the last micro-batch, rather than by hooks on a wrapped forward: parts
+may call a player several times, not at all, or through its head alone, and the sum is still right.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from limbeck.batch import Batch, Moment
+from limbeck.checkpoint import load_latest, save_checkpoint
+from limbeck.data import Source, Table, batch_of, rows_of_step
+from limbeck.errors import BadValue, BrokenRecipe, NotFinite, unknown
+from limbeck.part import Expr, Part
+from limbeck.players import Player, Players, build
+from limbeck.processes import Interrupt, share, sum_counts, sum_gradients
+from limbeck.progress import Progress
+from limbeck.recipe import Learn, Make, Measure, Phase, Recipe, Repeat, Solve, Stage, Sub, walk
+from limbeck.rng import Rng, seed_torch
+from limbeck.run import Run
+
+__all__ = ["Loop", "Options"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a recipe is run, as against what it is.
+
+    Args:
+        seed: the root of every random number.
+        micro_batch: rows at a time in a process; 0 for all; halved when memory runs out.
+        eval_every: steps between evaluations of `probes`; 0 for never.
+        patience: evaluations without improvement of the first probe after which a stage ends; 0 for no early stop.
+        lower: whether less of the first probe is better.
+        probes: name to probe part, evaluated while learning.
+        checkpoint_seconds: time between checkpoints.
+        max_seconds: time after which the run stops, resumable; 0 for no limit.
+        max_steps: steps of each stage at most; 0 for no limit (a dry run takes one).
+    """
+
+    seed: int = 0
+    micro_batch: int = 0
+    eval_every: int = 0
+    patience: int = 0
+    lower: bool = True
+    probes: Mapping[str, Part] = field(default_factory=dict)
+    checkpoint_seconds: float = 30.0
+    max_seconds: float = 0.0
+    max_steps: int = 0
+
+
+@dataclass(eq=False)
+class Loop:
+    """One execution of a recipe.
+
+    Args:
+        recipe: what is run.
+        sources: the nets of the given players.
+        data: the splits, by name; *make* stages add to them.
+        options: how it is run.
+        run: where it leaves its traces.
+        accelerator: processes, device and precision; a plain one by default.
+        progress: what is shown while it runs; nothing by default.
+
+    Raises:
+        BadValue: a given player or split is missing.
+        UserError, RunError: as the parts, players and the run directory raise them.
+    """
+
+    recipe: Recipe
+    sources: Mapping[str, nn.Module]
+    data: dict[str, Source]
+    options: Options = Options()
+    run: Run = field(default_factory=lambda: Run(None, {}))
+    accelerator: Accelerator = field(default_factory=lambda: Accelerator(cpu=not torch.cuda.is_available()))
+    progress: Progress = field(default_factory=Progress)
+
+    def __post_init__(self) -> None:
+        self.players = self._enliven()
+        self.results: dict[str, float] = {}
+        self.done: list[str] = []
+        self.place: tuple[str, int] = ("", 0)
+        self.pending: dict[str, Any] = {}
+        self.optimizers: dict[str, Any] = {}
+        self.best = [math.inf, 0.0]
+        self.micro = self.options.micro_batch
+        self.saved = 0
+        self.interrupt = Interrupt(self.options.max_seconds)
+
+    def _enliven(self) -> Players:
+        seed_torch(self.options.seed, "build")
+        first = next(iter(self.data.values()))
+        batch = batch_of(first, torch.arange(min(2, len(first)))).to(self.device)
+        roles = self.recipe.players
+        nets = {name: net.to(self.device) for name, net in self.sources.items() if name in roles}
+        players = build(roles, nets, batch)
+        fresh = {name for stage in walk(self.recipe.stages) for name in getattr(stage, "fresh", ())}
+        for name, player in players.items():
+            if player.module is not None:
+                player.module.to(self.device)
+                if name in fresh:
+                    player.initial = {k: t.clone() for k, t in player.module.state_dict().items()}
+                if player.role.optimizer is not None:
+                    player.wrapped = self.accelerator.prepare_model(player.module, evaluation_mode=True)
+        return players
+
+    @property
+    def device(self) -> torch.device:
+        """Where the players live."""
+        return self.accelerator.device
+
+    # -- stages -------------------------------------------------------------------------------------------------------
+
+    def execute(self) -> Players:
+        """Run every stage, from the last checkpoint if there is one.
+
+        Returns:
+            The players as they ended.
+
+        Raises:
+            KeyboardInterrupt: it was interrupted; a checkpoint of the last complete step was written.
+        """
+        self.started = self.checked = time.monotonic()
+        self._resume()
+        with self.interrupt, self.progress:
+            for stage in self.recipe.stages:
+                self._stage(stage, stage.name)
+        return self.players
+
+    def _stage(self, stage: Stage, path: str) -> None:
+        if isinstance(stage, Repeat):
+            self._repeat(stage, path)
+        elif isinstance(stage, Make):
+            self._make(stage, path)
+        elif path not in self.done:
+            runs: dict[type, Callable[..., None]] = {
+                Learn: self._learn, Solve: self._solve, Measure: self._measure, Sub: self._sub
+            }  # fmt: skip
+            runs[type(stage)](stage, path)
+            self.done.append(path)
+            self._checkpoint(path, 0)
+
+    def _repeat(self, stage: Repeat, path: str) -> None:
+        for n in range(stage.times):
+            for inner in stage.stages:
+                self._stage(inner, f"{path}.{n + 1}.{inner.name}")
+            if f"{path}.{n + 1}" not in self.done:
+                self._end_round(stage, f"{path}.{n + 1}")
+            if self.results.get(f"{path}.{n + 1}/until"):
+                break
+
+    def _end_round(self, stage: Repeat, mark: str) -> None:
+        """Carry weights over to the next round, and decide whether there is one."""
+        for to, source in stage.carry.items():
+            module = self.players[source].module
+            assert module is not None
+            self.players[to].load(module.state_dict())
+        if stage.until is not None:
+            self.results[f"{mark}/until"] = self.probe({"until": stage.until})["until"]
+        self.done.append(mark)
+
+    def _make(self, stage: Make, path: str) -> None:
+        source, journal = self._data(stage.data, path), self.run.journal(path)
+        chunks: list[dict[str, Any]] = []
+        self.players.turn(path)
+        starts = range(0, len(source), stage.chunk)
+        for i, start in enumerate(self.progress.track(path, starts)):
+            made = journal.read(i)
+            if made is None:
+                rows = torch.arange(start, min(start + stage.chunk, len(source)))
+                batch = replace(batch_of(source, rows), rng=Rng((self.options.seed, path), rows)).to(self.device)
+                with torch.no_grad():
+                    made = dict(stage.rows(self.players, batch).to("cpu").columns)
+                if self.accelerator.is_main_process:
+                    journal.write(i, made)
+            chunks.append(made)
+            if self.interrupt.asked(self.accelerator):
+                raise KeyboardInterrupt(f"stopped in stage {path} after chunk {i + 1}")
+        self.data[stage.into] = Table(_joined(chunks))
+
+    def _solve(self, stage: Solve, path: str) -> None:
+        source = self._data(stage.data, path)
+        start, state = self._begin(path, {})
+        for step in self.progress.track(path, range(start, self._steps(stage.steps)), start=start):
+            at = Moment(step, stage.steps)
+            rows = torch.arange(len(source))
+            if stage.batch_size:
+                rows = rows_of_step(len(source), step, stage.batch_size, self.options.seed, path)
+            batch = self._batch(source, rows, (self.options.seed, path, step), at, slice(0, len(rows)))
+            self.players.turn(path, stage.learns)
+            with self._only(stage.learns):
+                state, metrics = stage.step(self.players, batch, state)
+            for name in stage.learns:
+                self.players[name].changed = True
+            self._log(path, step, {k: float(v) for k, v in metrics.items()})
+            self._after(path, step + 1, state)
+
+    def _measure(self, stage: Measure, path: str) -> None:
+        figures = self.probe(stage.probes)
+        self.results |= {f"{path}/{k}": v for k, v in figures.items()}
+        self._log(path, 0, figures)
+
+    def _sub(self, stage: Sub, path: str) -> None:
+        from limbeck.sweep import sweep  # a sweep runs loops: the import cannot be at the top
+
+        self.data[stage.into] = sweep(stage, self, path)
+
+    def _learn(self, stage: Learn, path: str) -> None:
+        source = self._data(stage.data, path)
+        steps = stage.steps or max(1, math.ceil(stage.epochs * len(source) / stage.batch_size))
+        learners = sorted({name for phase in stage.phases for name in phase.learns})
+        start, state = self._begin(path, {}, stage.fresh)
+        self._optimizers(learners, state)
+        for step in self.progress.track(path, range(start, self._steps(steps)), start=start):
+            at = Moment(step, steps)
+            logged = self._step(stage, path, source, at)
+            self._follow(step)
+            stop = self._evaluate(path, step, logged)
+            self._log(path, step, logged)
+            if stop:
+                break
+            self._after(path, step + 1, {name: o.state_dict() for name, o in self.optimizers.items()})
+
+    # -- one step -----------------------------------------------------------------------------------------------------
+
+    def _step(self, stage: Learn, path: str, source: Source, at: Moment) -> dict[str, float]:
+        logged: dict[str, float] = {}
+        made: dict[tuple[Expr | None, int], Batch] = {}
+        most = max(phase.times for phase in stage.phases)
+        for phase in stage.phases:
+            if at.step % phase.every:
+                continue
+            for k in range(phase.times):
+                if (phase.batch, k) not in made:
+                    rows = rows_of_step(len(source), at.step * most + k, stage.batch_size, self.options.seed, path)
+                    key = (self.options.seed, path, at.step, k, phase.name)
+                    here = share(len(rows), self.accelerator)
+                    made[phase.batch, k] = self._states(phase, self._batch(source, rows, key, at, here))
+                states = made[phase.batch, k]
+                batch = replace(states, rng=states.rng.fold("loss", phase.name), memo=dict(states.memo))
+                seed_torch(*batch.rng.key, self.accelerator.process_index)
+                logged |= self._update(phase, batch, stage.clip)
+                states.memo.update(self._shared(batch))
+        return logged
+
+    def _batch(self, source: Source, rows: Tensor, key: tuple[Any, ...], at: Moment, here: slice) -> Batch:
+        """The rows `here` of a global batch."""
+        rng = Rng(key, torch.arange(here.start, here.stop))
+        return replace(batch_of(source, rows[here]), rng=rng, at=at).to(self.device)
+
+    def _states(self, phase: Phase, batch: Batch) -> Batch:
+        """The states of an update: what the phase's batch part makes of rows of data."""
+        if phase.batch is not None:
+            self.players.turn(f"{phase.name}/states")
+            with torch.no_grad():
+                batch = phase.batch(self.players, batch)
+        return replace(batch, counts=sum_counts(batch.count(), self.accelerator))
+
+    def _shared(self, batch: Batch) -> dict[Any, Any]:
+        """The answers on a batch that the next phase may share: those of players that never change."""
+        still = {p.name for p in self.players.values() if p.role.given and p.role.optimizer is None}
+        return {name: answer for name, answer in batch.memo.items() if name in still and not _grown(answer)}
+
+    def _update(self, phase: Phase, batch: Batch, clip: float) -> dict[str, float]:
+        """One optimiser step of the players that a phase learns."""
+        with self._only(phase.learns):
+            while True:
+                try:
+                    totals = self._gradients(phase, batch)
+                    break
+                except torch.OutOfMemoryError:
+                    self._halve(batch.size)
+            figures = dict(zip(totals, torch.stack(list(totals.values())).tolist(), strict=True))
+            figures = {f"{phase.name}/{k}": v for k, v in sum_counts(figures, self.accelerator).items()}
+            for name in phase.learns:
+                figures[f"{phase.name}/grad_norm.{name}"] = self._descend(name, clip, batch.at)
+        for name, value in figures.items():
+            if not math.isfinite(value):
+                advice = "lower the learning rate, clip, or check the data"
+                raise NotFinite(f"{name} is {value} at step {batch.at.step}; {advice}")
+        return figures
+
+    def _gradients(self, phase: Phase, batch: Batch) -> dict[str, Tensor]:
+        """Accumulate the gradients of the phase's loss over micro-batches and processes."""
+        learning = [self.players[name] for name in phase.learns]
+        for player in learning:
+            for p in player.params:
+                p.grad = None
+        totals: dict[str, Tensor] = {}
+        for micro in _micros(batch, self.micro):
+            self.players.turn(phase.name, phase.learns)
+            named = phase.loss.total(self.players, micro)
+            loss = sum(named.values())
+            if not isinstance(loss, Tensor) or not loss.requires_grad:
+                raise BrokenRecipe(f"the loss of phase {phase.name!r} does not depend on {', '.join(phase.learns)}")
+            self.accelerator.backward(loss)
+            for k, v in named.items():
+                totals[k] = totals.get(k, 0) + v.detach()
+        for player in learning:
+            sum_gradients(player.params, self.accelerator)
+        return totals
+
+    def _halve(self, rows: int) -> None:
+        """Answer running out of memory with half the micro-batch, at the same global batch.
+
+        Raises:
+            OutOfMemoryError: one row does not fit, or several processes would have to agree.
+        """
+        micro = self.micro or rows
+        if micro <= 1 or self.accelerator.num_processes > 1:
+            raise
+        self.micro = micro // 2
+        torch.cuda.empty_cache()
+        self.progress.note(f"out of memory: micro-batch halved to {self.micro} at the same global batch")
+
+    def _descend(self, name: str, clip: float, at: Moment) -> float:
+        """Clip and step one player; returns the norm of its gradient before clipping."""
+        player, optimizer = self.players[name], self.optimizers[name]
+        params = [p for p in player.params if p.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in params], foreach=True)  # type: ignore[misc]
+        value = float(norm)
+        if math.isfinite(value):
+            if 0 < clip < value:
+                nn.utils.clip_grads_with_norm_(params, clip, norm, foreach=True)
+            settings = player.role.optimizer.resolved(at)  # type: ignore[union-attr]
+            for group in optimizer.param_groups:
+                group.update({k: v for k, v in settings.items() if k in group})
+            optimizer.step()
+            player.changed = True
+        return value
+
+    # -- around the steps ---------------------------------------------------------------------------------------------
+
+    def _begin(self, path: str, state: Any, fresh: tuple[str, ...] = ()) -> tuple[int, Any]:
+        """Where a stage starts: at its beginning, or where the checkpoint left it."""
+        if self.place[0] == path and path in self.pending:
+            return self.place[1], self.pending.pop(path)
+        self.best = [math.inf, 0.0]
+        for name in fresh:
+            initial = self.players[name].initial
+            assert initial is not None
+            self.players[name].load(initial)
+        return 0, state
+
+    def _optimizers(self, learners: list[str], state: Mapping[str, Any]) -> None:
+        """Make the optimisers of a stage, and give them back their state when it is resumed."""
+        self.optimizers = {}
+        for name in learners:
+            player = self.players[name]
+            player.turn("", True)
+            assert player.role.optimizer is not None
+            params = [p for p in player.params if p.requires_grad]
+            if not params:
+                raise BadValue(f"the player {name!r} is to learn but has no weights that can")
+            self.optimizers[name] = player.role.optimizer(params)
+            if name in state:
+                self.optimizers[name].load_state_dict(state[name])
+
+    def _follow(self, step: int) -> None:
+        for player in self.players.values():
+            if player.role.every and (step + 1) % player.role.every == 0:
+                player.follow(self.players[player.role.of[0]])
+
+    def _only(self, learns: tuple[str, ...]) -> _Guard:
+        return _Guard([p for p in self.players.values() if p.name not in learns])
+
+    def probe(self, probes: Mapping[str, Part]) -> dict[str, float]:
+        """Evaluate probes on the players as they stand."""
+        self.players.turn("probe")
+        with torch.no_grad():
+            return {name: float(probe(self.players, self.data)) for name, probe in probes.items()}
+
+    def _evaluate(self, path: str, step: int, logged: dict[str, float]) -> bool:
+        """Evaluate when it is time; returns whether the stage should stop early."""
+        every = self.options.eval_every
+        if not every or (step + 1) % every:
+            return False
+        figures = self.probe(self.options.probes)
+        logged |= {f"eval/{k}": v for k, v in figures.items()}
+        value = next(iter(figures.values())) * (1 if self.options.lower else -1)
+        better = value < self.best[0]
+        self.best = [value, 0.0] if better else [self.best[0], self.best[1] + 1]
+        return 0 < self.options.patience <= self.best[1]
+
+    def _log(self, path: str, step: int, figures: Mapping[str, float]) -> None:
+        row = {"stage": path, "step": step, "time": round(time.monotonic() - self.started, 3), **figures}
+        self.run.log(row)
+        self.progress.show(figures)
+        if self.accelerator.trackers:
+            self.accelerator.log({f"{path}/{k}": v for k, v in figures.items()}, step=step)
+
+    def _steps(self, steps: int) -> int:
+        return min(steps, self.options.max_steps) if self.options.max_steps else steps
+
+    def _data(self, name: str, path: str) -> Source:
+        if name not in self.data:
+            raise unknown("data", name, self.data, where=f"stage {path}")
+        return self.data[name]
+
+    # -- checkpoints --------------------------------------------------------------------------------------------------
+
+    def _after(self, path: str, step: int, state: Any) -> None:
+        """After a step: stop if asked to, and write a checkpoint if it is time."""
+        now = time.monotonic()
+        due = now - self.checked > self.options.checkpoint_seconds
+        if self.interrupt.asked(self.accelerator):
+            self._checkpoint(path, step, state)
+            raise KeyboardInterrupt(f"stopped in stage {path} after step {step}")
+        if due and self.run.path is not None:
+            self._checkpoint(path, step, state)
+
+    def _checkpoint(self, path: str, step: int, state: Any = None) -> None:
+        self.checked = time.monotonic()
+        self.saved += 1
+        if self.run.path is None or not self.accelerator.is_main_process:
+            return
+        kept = {n: p for n, p in self.players.items() if p.changed and p.module is not None}
+        content = {
+            "path": path, "step": step, "state": state, "done": self.done, "results": self.results, "best": self.best,
+            "logged": self.run.logged(), "wants": {n: p.wants for n, p in self.players.items()},
+            "players": {n: dict(p.module.state_dict()) for n, p in kept.items()},  # type: ignore[union-attr]
+        }  # fmt: skip
+        save_checkpoint(self.run.path / "checkpoints", self.saved, content)
+
+    def _resume(self) -> None:
+        found = load_latest(self.run.path / "checkpoints") if self.run.path is not None else None
+        if found is None:
+            self.run.rewind(0)
+            return
+        self.saved, content = found
+        self.place = content["path"], content["step"]
+        self.done, self.results, self.best = content["done"], content["results"], content["best"]
+        if content["state"] is not None:
+            self.pending[content["path"]] = content["state"]
+        for name, weights in content["players"].items():
+            self.players[name].load(weights)
+        for name, wants in content["wants"].items():
+            self.players[name].wants = wants
+        self.run.rewind(content["logged"])
+
+
+class _Guard:
+    """Proves that players that do not learn were not changed."""
+
+    def __init__(self, players: list[Player]) -> None:
+        self.players = players
+
+    def __enter__(self) -> None:
+        self.before = [p.version() for p in self.players]
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        changed = [p.name for p, v in zip(self.players, self.before, strict=True) if p.version() != v]
+        if kind is None and changed:
+            raise BrokenRecipe(f"the player {changed[0]!r} was changed by a phase that does not learn it")
+
+
+def _grown(answer: tuple[str, dict[str, Any]]) -> bool:
+    """Whether an answer hangs on a graph."""
+    return any(isinstance(v, Tensor) and v.requires_grad for v in answer[1].values())
+
+
+def _micros(batch: Batch, rows: int) -> Iterator[Batch]:
+    """A batch in pieces of so many rows; the counts stay those of the global batch."""
+    if not rows or rows >= batch.size:
+        yield batch
+    else:
+        yield from map(partial(_piece, batch, rows), range(0, batch.size, rows))
+
+
+def _piece(batch: Batch, rows: int, start: int) -> Batch:
+    return batch.rows(slice(start, start + rows))
+
+
+def _joined(chunks: list[dict[str, Any]]) -> dict[str, Any]:
+    """Chunks of columns one after the other; tensors of unequal width are padded with zeros on the right."""
+    return {name: _joined_column([c[name] for c in chunks]) for name in chunks[0]}
+
+
+def _joined_column(pieces: list[Any]) -> Any:
+    if not isinstance(pieces[0], Tensor):
+        return [value for piece in pieces for value in piece]
+    if pieces[0].ndim > 1:
+        width = max(p.shape[1] for p in pieces)
+        pieces = [nn.functional.pad(p, (0, 0) * (p.ndim - 2) + (0, width - p.shape[1])) for p in pieces]
+    return torch.cat(pieces)
