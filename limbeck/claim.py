@@ -21,7 +21,7 @@ from scipy.stats import t as student_t
 
 from limbeck.beds import Bed, load_bed
 from limbeck.data import Source
-from limbeck.errors import BadValue, BrokenRecipe
+from limbeck.errors import BadValue, BrokenRecipe, unknown
 from limbeck.index import fingerprint, load
 from limbeck.loop import Loop, Options
 from limbeck.override import flatten, override
@@ -114,13 +114,12 @@ def run_arm(recipe: Recipe, bed: Bed, seed: int) -> tuple[Players, dict[str, Sou
         The players as they ended, and the data.
 
     Raises:
-        BadValue: the recipe needs a player that the bed does not have.
+        UnknownName: the recipe needs a player that the bed does not have.
     """
     needed = [name for name, role in recipe.players.items() if role.given]
     if missing := [name for name in needed if name not in bed.players]:
-        raise BadValue(
-            f"bed {bed.key} has no player {missing[0]!r} for recipe {recipe.key}; it has {', '.join(bed.players)}"
-        )
+        raise unknown("player", missing[0], bed.players, where=f"bed {bed.key}, which recipe {recipe.key} needs")
+
     data = dict(bed.data(seed))
     sources = {name: bed.players[name](seed) for name in needed}
     loop = Loop(recipe, sources, data, Options(seed=seed))
@@ -262,6 +261,31 @@ def conclude(claim: Claim, figures: Figures) -> dict[str, Any]:
         "verdicts": [vars(v) for v in verdicts],
         "control": None if control is None else [vars(v) for v in control],
     }
+
+
+def figures_on_bed(recipe: Recipe, bed: Bed, seeds: int) -> dict[str, list[float]]:
+    """Run a recipe on a bed and measure it by the bed's probes.
+
+    Args:
+        recipe: runs at the size and with the tuned settings of its claim, if the claim is on this bed.
+        bed: the bed.
+        seeds: the number of runs.
+
+    Returns:
+        Probe to one figure a seed.
+    """
+    claim = recipe.claim
+    if claim is not None and claim.bed == bed.key:
+        main = claim.says[0].arm
+        tuned = (remembered(recipe.key, claim) or {}).get(main, {})
+        recipe = arm_recipe(recipe, claim.arms[main], {**claim.set, **tuned})
+    out: dict[str, list[float]] = {name: [] for name in bed.probes}
+    for seed in range(seeds):
+        players, data = run_arm(recipe, bed, seed)
+        players.turn("probe")
+        for name, probe in bed.probes.items():
+            out[name].append(float(probe(players, data)))
+    return out
 
 
 def _grid(claim: Claim) -> Any:

@@ -47,6 +47,7 @@ class Spec:
     Args:
         fn: the function; its docstring's second paragraph is the maths that `limbeck show` prints.
         coupled: the loss of a row depends on other rows, so that it cannot be split over processes unless it gathers.
+        higher: of a probe, whether more is better.
 
     Raises:
         BrokenRecipe: more than six hyper-parameters, or one without a default or an annotation.
@@ -54,6 +55,7 @@ class Spec:
 
     fn: Callable[..., Any]
     coupled: bool = False
+    higher: bool = False
 
     def __post_init__(self) -> None:
         for p in self.hyper.values():
@@ -134,12 +136,13 @@ def _kinds(annotation: Any) -> set[type]:
     return {origin if isinstance(origin, type) else object}
 
 
-def part(fn: Callable[..., Any] | None = None, *, coupled: bool = False) -> Any:
+def part(fn: Callable[..., Any] | None = None, *, coupled: bool = False, higher: bool = False) -> Any:
     """Make a function a part: `part` or `part(coupled=True)` as a decorator.
 
     Args:
         fn: the function; positional parameters come from the loop, keyword-only ones are hyper-parameters.
         coupled: the loss of one row depends on other rows.
+        higher: of a probe, whether more is better; distances, errors and losses are better small.
 
     Returns:
         A `Spec`; call it with hyper-parameters to get a `Part`, or call its `.fn` as the plain function.
@@ -158,8 +161,8 @@ def part(fn: Callable[..., Any] | None = None, *, coupled: bool = False) -> Any:
         limbeck.errors.UnknownName: unknown hyper-parameter 'tip' in part ramp; did you mean 'top'? possible: top
     """
     if fn is None:
-        return lambda fn: Spec(fn, coupled)
-    return Spec(fn, coupled)
+        return lambda fn: Spec(fn, coupled, higher)
+    return Spec(fn, coupled, higher)
 
 
 class Expr:

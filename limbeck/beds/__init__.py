@@ -17,7 +17,7 @@ from limbeck.data import Source
 from limbeck.errors import unknown
 from limbeck.part import Part
 
-__all__ = ["Bed", "load_bed"]
+__all__ = ["Bed", "beds", "load_bed"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,11 @@ class Bed:
     probes: Mapping[str, Part] = field(default_factory=dict)
 
 
+def beds() -> list[str]:
+    """The keys of all beds."""
+    return sorted(p.stem for p in Path(__file__).parent.glob("*.py") if not p.stem.startswith("_"))
+
+
 def load_bed(key: str) -> Bed:
     """Load a bed by its key.
 
@@ -51,8 +56,7 @@ def load_bed(key: str) -> Bed:
         >>> load_bed("mog8").key
         'mog8'
     """
-    known = sorted(p.stem for p in Path(__file__).parent.glob("*.py") if not p.stem.startswith("_"))
-    if key not in known:
-        raise unknown("bed", key, known)
+    if key not in beds():
+        raise unknown("bed", key, beds())
     bed: Bed = importlib.import_module(f"limbeck.beds.{key}").bed
     return bed

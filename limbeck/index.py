@@ -1,0 +1,418 @@
+"""The index of recipes, read from syntax trees: no recipe is imported, and neither is torch.
+
+A recipe is a file `limbeck/recipes/<family>/<key>.py` (`_` for `-`) with `recipe = Recipe(key="...", ...)`. Other
+packages add theirs by an entry point of the group `limbeck.recipes` that names a module, or a package of modules.
+
+The status of a recipe comes from `limbeck/evidence/<key>.json`, and counts only while the fingerprint stored there is
+that of the present sources (see `limbeck.sources`).
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from limbeck.errors import BadValue, BrokenRecipe, LimbeckError, unknown
+from limbeck.sources import Sources, broken
+
+if TYPE_CHECKING:
+    from limbeck.recipe import Recipe
+
+__all__ = ["evidence", "find", "fingerprint", "keys", "load", "records", "search"]
+
+ROOT = Path(__file__).parent
+GROUP = "limbeck.recipes"
+ORDER = ("key", "title", "paper", "family", "kind", "learns", "teacher", "players", "stages", "product")
+FIELDS = tuple(name for name in ORDER if name not in ("players", "stages"))
+_CALL = re.compile(r"([A-Za-z_][\w.]*)\(")
+STATUSES = ("holds", "fails", "unproved")
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a recipe lies: its file, the module to import, and its family if the folder says it."""
+
+    path: Path
+    module: str
+    family: str = ""
+
+
+def _shipped(root: Path) -> dict[str, _Place]:
+    """The recipes of the package by key."""
+    out: dict[str, _Place] = {}
+    for path in sorted(root.glob("recipes/*/*.py")):
+        if path.stem.startswith("_"):
+            continue
+        key, family = path.stem.replace("_", "-"), path.parent.name
+        if key in out:
+            raise broken(path, 1, f"the key {key!r} is taken by {out[key].path}")
+        out[key] = _Place(path, f"limbeck.recipes.{family}.{path.stem}", family)
+    return out
+
+
+def _added() -> dict[str, _Place]:
+    """The recipes that other packages add by entry points, by key."""
+    out: dict[str, _Place] = {}
+    for entry in metadata.entry_points(group=GROUP):
+        path = _module_file(entry.module)
+        if path is None:
+            raise BrokenRecipe(f"entry point {entry.name!r} of group {GROUP}: no module {entry.module!r}")
+        files = sorted(p for p in path.glob("*.py") if not p.stem.startswith("_")) if path.is_dir() else [path]
+        for file in files:
+            module = f"{entry.module}.{file.stem}" if path.is_dir() else entry.module
+            out[file.stem.replace("_", "-")] = _Place(file, module)
+    return out
+
+
+def _module_file(module: str) -> Path | None:
+    """The file or folder of a module, found without importing anything."""
+    from importlib.util import find_spec
+
+    top, *rest = module.split(".")
+    spec = find_spec(top)
+    if spec is None or spec.origin is None:
+        return None
+    origin = Path(spec.origin)
+    path = origin.parent.joinpath(*rest) if origin.name == "__init__.py" else origin
+    return next((p for p in (path, path.with_suffix(".py")) if p.exists()), None)
+
+
+def _places(root: Path) -> dict[str, _Place]:
+    """Every recipe by key.
+
+    Raises:
+        BrokenRecipe: two recipes of one key.
+    """
+    shipped, added = _shipped(root), _added()
+    for key in shipped.keys() & added.keys():
+        raise broken(added[key].path, 1, f"the key {key!r} is taken by {shipped[key].path}")
+    return shipped | added
+
+
+def _sources(root: Path) -> Sources:
+    return Sources(root, {key: place.path for key, place in _shipped(root).items()})
+
+
+def keys(root: Path = ROOT) -> list[str]:
+    """List the keys of all recipes, without reading a file.
+
+    Example:
+        >>> "kd" in keys()
+        True
+    """
+    return list(_places(root))
+
+
+def _place(key: str, root: Path) -> _Place:
+    """Find a recipe by key, or by path where it ends in `.py`.
+
+    Raises:
+        UnknownName: no recipe of that key.
+        BadValue: no file at that path.
+    """
+    if key.endswith(".py"):
+        if not Path(key).is_file():
+            raise BadValue(f"no recipe file {key}")
+        return _Place(Path(key), "")
+    places = _places(root)
+    if key not in places:
+        raise unknown("recipe", key, places)
+    return places[key]
+
+
+def records(root: Path = ROOT) -> list[Record]:
+    """Read the records of all recipes, sorted by family and key.
+
+    Args:
+        root: the folder that holds `recipes/` and `evidence/`.
+
+    Returns:
+        One dict a recipe: key, title, paper, family, kind, learns, teacher, product, parts, claim (its inequalities in
+        words, or None), status.
+
+    Raises:
+        BrokenRecipe: a file that cannot be read as a recipe, with its path and line.
+
+    Example:
+        >>> sorted({r["status"] for r in records()} - {"holds", "fails", "unproved"})
+        []
+    """
+    sources = _sources(root)
+    found = [_record(key, place, sources) for key, place in _places(root).items()]
+    return sorted(found, key=lambda r: (r["family"], r["key"]))
+
+
+def find(key: str, root: Path = ROOT) -> Record:
+    """Read the record of one recipe.
+
+    Args:
+        key: its key, or the path of a recipe file.
+        root: the folder that holds `recipes/` and `evidence/`.
+
+    Raises:
+        UnknownName: no recipe of that key; the message says which is near.
+        BadValue: no file at that path, or no recipe in it.
+        BrokenRecipe: a file that cannot be read as a recipe, with its path and line.
+
+    Example:
+        >>> find("kd")["family"]
+        'baselines'
+    """
+    place = _place(key, root)
+    try:
+        return _record(key, place, _sources(root))
+    except BrokenRecipe as error:
+        if place.module:
+            raise
+        raise BadValue(str(error)) from error
+
+
+def search(found: Iterable[Record], query: str = "", *, family: str = "", teacher: str = "") -> list[Record]:
+    """Keep the records in whose key, title or parts every word of a query occurs.
+
+    Args:
+        found: the records to search.
+        query: words; case and the difference of `-`, `_` and space do not matter.
+        family: keep only this family.
+        teacher: keep only recipes that need this access to the teacher.
+
+    Raises:
+        UnknownName: a family or an access that no record has.
+
+    Example:
+        >>> rows = [{"key": "gkd", "title": "On-Policy Distillation", "parts": ["jsd"]}]
+        >>> [r["key"] for r in search(rows, "on policy JSD")], search(rows, "diffusion")
+        (['gkd'], [])
+    """
+    kept = list(found)
+    for name, wanted in (("family", family), ("teacher", teacher)):
+        if wanted:
+            possible = {r[name] for r in kept}
+            if wanted not in possible:
+                raise unknown(name, wanted, possible)
+            kept = [r for r in kept if r[name] == wanted]
+    words = _loose(query).split()
+    return [r for r in kept if all(w in _loose(" ".join((r["key"], r["title"], *r["parts"]))) for w in words)]
+
+
+def _loose(text: str) -> str:
+    return text.lower().replace("-", " ").replace("_", " ")
+
+
+def load(key: str, root: Path = ROOT) -> Recipe:
+    """Import a recipe: the one function here that may bring in torch.
+
+    Args:
+        key: its key, or the path of a recipe file.
+        root: the folder that holds `recipes/`.
+
+    Raises:
+        UnknownName: no recipe of that key.
+        BadValue: no file at that path, or no recipe in it.
+        BrokenRecipe: the file cannot be read or imported.
+
+    Example:
+        >>> load("kd").product
+        'student'
+    """
+    find(key, root)
+    place = _place(key, root)
+    try:
+        module = importlib.import_module(place.module) if place.module else _imported(place.path)
+    except LimbeckError:
+        raise
+    except Exception as error:
+        raise BrokenRecipe(f"{place.path}: cannot be imported: {type(error).__name__}: {error}") from error
+    recipe: Recipe = module.recipe
+    return recipe
+
+
+def _imported(path: Path) -> Any:
+    """Import a file that belongs to no package."""
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    spec = spec_from_file_location(f"limbeck_recipe_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def evidence(key: str, root: Path = ROOT) -> Record | None:
+    """Read what the last recorded run of a claim gave; None if there was none.
+
+    Raises:
+        BrokenRecipe: the file is no JSON object with a status and a fingerprint.
+    """
+    path = root / "evidence" / f"{key}.json"
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["status"] not in STATUSES or not isinstance(found["fingerprint"], str):
+            raise ValueError(f"status {found['status']!r}, fingerprint {found['fingerprint']!r}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise BrokenRecipe(f"{path}: not the evidence of a claim: {error}") from error
+    return dict(found)
+
+
+def fingerprint(key: str, root: Path = ROOT) -> str:
+    """Hash all that the evidence of a claim depends on.
+
+    That is the recipe, the bed and the other recipes that its claim names, the modules of parts, kernels, beds, probes
+    and adapters that these import, and the versions (major and minor) of torch and transformers.
+
+    Args:
+        key: the key of a recipe.
+        root: the folder that holds `recipes/`.
+
+    Returns:
+        `meaning-letters`, two hashes of 16 hexadecimal digits.
+
+    Raises:
+        UnknownName: no recipe of that key.
+        BrokenRecipe: a source with a syntax error.
+    """
+    sources = _sources(root)
+    files = sources.closure(_place(key, root).path)
+    return f"{sources.meaning(files)}-{sources.letters(files)}"
+
+
+def _status(key: str, path: Path, sources: Sources) -> str:
+    """The status in the evidence, or `unproved` where the sources have changed since."""
+    known = evidence(key, sources.root)
+    if known is None:
+        return "unproved"
+    files = sources.closure(path)
+    meaning, _, letters = known["fingerprint"].partition("-")
+    same = letters == sources.letters(files) or meaning == sources.meaning(files)
+    return str(known["status"]) if same else "unproved"
+
+
+def _record(key: str, place: _Place, sources: Sources) -> Record:
+    """Read one file.
+
+    Raises:
+        BrokenRecipe: no recipe there, or one that breaks a rule of this module.
+    """
+    path = place.path
+    tree = sources.tree(path)
+    call = _recipe_call(tree, path)
+    given = _arguments(call, path)
+    record: Record = {name: _constant(name, given, call, path) for name in FIELDS}
+    if place.module and record["key"] != key:
+        raise broken(path, call.lineno, f"the key {record['key']!r} does not belong in a file for {key!r}")
+    if place.family and record["family"] != place.family:
+        raise broken(path, call.lineno, f"family {record['family']!r} does not lie in the folder {place.family!r}")
+    record["parts"] = sorted(set(_parts(tree, sources.text(path))))
+    record["claim"] = _claim(given.get("claim"), tree)
+    record["status"] = _status(key, path, sources) if place.family else "unproved"
+    return record
+
+
+def _assigned(tree: ast.Module, name: str) -> ast.expr | None:
+    """What a module assigns to a name at its top level."""
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if isinstance(node, ast.Assign | ast.AnnAssign) and any(
+            isinstance(t, ast.Name) and t.id == name for t in targets
+        ):
+            return node.value
+    return None
+
+
+def _recipe_call(tree: ast.Module, path: Path) -> ast.Call:
+    """The call in `recipe = Recipe(...)`."""
+    value = _assigned(tree, "recipe")
+    if not isinstance(value, ast.Call) or _called(value) != "Recipe":
+        raise broken(path, value.lineno if value else 1, "no `recipe = Recipe(...)`")
+    return value
+
+
+def _called(call: ast.Call) -> str:
+    func = call.func
+    return func.id if isinstance(func, ast.Name) else func.attr if isinstance(func, ast.Attribute) else ""
+
+
+def _arguments(call: ast.Call, path: Path) -> dict[str, ast.expr]:
+    """The arguments of `Recipe(...)` by name."""
+    given = dict(zip(ORDER, call.args, strict=False))
+    for keyword in call.keywords:
+        if keyword.arg is None:
+            raise broken(path, keyword.value.lineno, "Recipe(**...) cannot be read without importing it")
+        given[keyword.arg] = keyword.value
+    return given
+
+
+def _constant(name: str, given: Mapping[str, ast.expr], call: ast.Call, path: Path) -> str:
+    """A field that must be a string in so many words."""
+    node = given.get(name)
+    if node is None and name == "product":
+        return "student"
+    if node is None:
+        raise broken(path, call.lineno, f"the recipe has no {name!r}")
+    if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
+        raise broken(path, node.lineno, f"{name!r} must be a string constant, got `{ast.unparse(node)}`")
+    return node.value
+
+
+def _parts(tree: ast.Module, text: str) -> Iterator[str]:
+    """The names of the parts that a file calls: those of `limbeck.parts` and its own.
+
+    Calls are found in the text: walking the trees of all recipes would take longer than all else here.
+    """
+    called = set(_CALL.findall(text))
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("limbeck.parts"):
+            for alias in node.names:
+                name = alias.asname or alias.name
+                if name in called:
+                    yield alias.name
+                if node.module == "limbeck.parts":
+                    yield from (c.removeprefix(f"{name}.") for c in called if c.startswith(f"{name}."))
+        elif isinstance(node, ast.FunctionDef) and any(_decorates(d) for d in node.decorator_list):
+            yield node.name
+
+
+def _decorates(decorator: ast.expr) -> bool:
+    name = decorator.func if isinstance(decorator, ast.Call) else decorator
+    return isinstance(name, ast.Name) and name.id == "part"
+
+
+def _claim(node: ast.expr | None, tree: ast.Module) -> str | None:
+    """The inequalities of a claim in words; None without a claim."""
+    node = _followed(node, tree)
+    if node is None or (isinstance(node, ast.Constant) and node.value is None):
+        return None
+    says = next((k.value for k in getattr(node, "keywords", ()) if k.arg == "says"), None)
+    says = _followed(says, tree) or node
+    parts = says.elts if isinstance(says, ast.Tuple | ast.List) else [says]
+    return "; ".join(map(_inequality, parts))
+
+
+def _followed(node: ast.expr | None, tree: ast.Module) -> ast.expr | None:
+    """What a name stands for at the top level of the file."""
+    return (_assigned(tree, node.id) or node) if isinstance(node, ast.Name) else node
+
+
+def _inequality(node: ast.expr) -> str:
+    """One inequality as `limbeck.recipe` prints it, or its source where it is no plain call."""
+    try:
+        assert isinstance(node, ast.Call)
+        args = [ast.literal_eval(a) for a in node.args]
+        args += [ast.literal_eval(k.value) for k in node.keywords]
+        if _called(node) == "within":
+            return "{}[{}] <= {:g} on every seed".format(*args)
+        relation = {"more": "{0}[{1}] >= {0}[{2}] + {3:g}", "less": "{0}[{1}] <= {0}[{2}] - {3:g}"}[_called(node)]
+        return relation.format(*args)
+    except (AssertionError, ValueError, KeyError, IndexError, TypeError):
+        return ast.unparse(node)

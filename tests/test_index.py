@@ -1,0 +1,210 @@
+"""The index: records from syntax trees, statuses from fingerprints."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from limbeck import index
+from limbeck.errors import BadValue, BrokenRecipe, UnknownName
+
+RECIPE = '''"""A recipe."""
+
+from limbeck.parts import schedule
+from limbeck.parts.divergence import jsd as divergence
+from limbeck.parts.optimizer import adamw, sgd
+from limbeck.recipe import Claim, Learn, Phase, Recipe, less, more, within
+from limbeck.roles import frozen, learning
+
+recipe = Recipe(
+    key="KEY",
+    title="On-Policy Distillation",
+    paper="arXiv:2306.13649",
+    family="lm",
+    kind="method",
+    learns="the student",
+    teacher="white-box",
+    players={"student": learning(adamw(lr=schedule.cosine())), "teacher": frozen()},
+    stages=(Learn("distill", (Phase("student", ("student",), divergence(beta=0.5)),), steps=10),),
+    claim=Claim(
+        bed="chain",
+        arms={"on": Arm(), "off": Arm("kd")},
+        probes={"kl": exact_kl()},
+        says=(less("kl", "on", "off", by=0.05), within("kl", "on", 0.5)),
+        no_control="none",
+    ),
+)
+'''
+BASELINE = RECIPE.replace("lm", "baselines").split("    claim=")[0] + ")\n"
+
+PART = '''"""Divergences."""
+from limbeck.kernels import (  # a comment
+    fused,
+)
+
+
+def jsd():
+    """JSD."""
+    return 1
+'''
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A package of two recipes, a part, a kernel, a bed."""
+    files = {
+        "recipes/lm/on_policy.py": RECIPE.replace("KEY", "on-policy"),
+        "recipes/baselines/kd.py": BASELINE.replace("KEY", "kd"),
+        "parts/divergence.py": PART,
+        "parts/optimizer.py": "def adamw(): return 1\n",
+        "parts/unused.py": "def unused(): return 1\n",
+        "kernels/fused.py": "from . import low\nx = 1\n",
+        "kernels/low.py": "y = 1\n",
+        "beds/chain.py": "z = 1\n",
+    }
+    for name, text in files.items():
+        write(tmp_path / name, text)
+    (tmp_path / "evidence").mkdir()
+    return tmp_path
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def prove(root: Path, key: str = "on-policy", status: str = "holds") -> None:
+    found = {"key": key, "status": status, "fingerprint": index.fingerprint(key, root)}
+    write(root / "evidence" / f"{key}.json", json.dumps(found))
+
+
+def test_a_record_says_what_the_file_says(root: Path) -> None:
+    # what is called counts (adamw, cosine, jsd by its real name), what is only imported does not (sgd)
+    assert index.find("on-policy", root) == {
+        "key": "on-policy",
+        "title": "On-Policy Distillation",
+        "paper": "arXiv:2306.13649",
+        "family": "lm",
+        "kind": "method",
+        "learns": "the student",
+        "teacher": "white-box",
+        "product": "student",
+        "parts": ["adamw", "cosine", "jsd"],
+        "claim": "kl[on] <= kl[off] - 0.05; kl[on] <= 0.5 on every seed",
+        "status": "unproved",
+    }
+    assert index.find("kd", root)["claim"] is None
+
+
+def test_records_are_sorted_by_family_and_key(root: Path) -> None:
+    assert [(r["family"], r["key"]) for r in index.records(root)] == [("baselines", "kd"), ("lm", "on-policy")]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "said"),
+    [
+        ("from limbeck.parts import schedule", "from from", 3, "syntax error"),
+        ("recipe = Recipe(", "other = Recipe(", 1, "no `recipe = Recipe(...)`"),
+        ('key="on-policy"', 'key="onpolicy"', 9, "'onpolicy' does not belong"),
+        ('family="lm"', 'family="nlp"', 9, "folder 'lm'"),
+        ('title="On-Policy Distillation"', 'title=TITLE + "!"', 11, "'title' must be a string constant"),
+        ('    paper="arXiv:2306.13649",\n', "", 9, "has no 'paper'"),
+        ('    kind="method",\n', "    **more,\n", 14, "cannot be read"),
+    ],
+)
+def test_a_broken_file_is_an_error_with_its_place(root: Path, old: str, new: str, line: int, said: str) -> None:
+    path = root / "recipes/lm/on_policy.py"
+    assert old in path.read_text()
+    write(path, path.read_text().replace(old, new))
+    with pytest.raises(BrokenRecipe) as caught:
+        index.records(root)
+    assert str(caught.value).startswith(f"{path}:{line}: ") and said in str(caught.value)
+    # a user's own file of the same fault is the user's mistake
+    if "belong" not in said and "folder" not in said:
+        with pytest.raises(BadValue, match=f":{line}: "):
+            index.find(str(path), root)
+
+
+def test_an_unknown_key_names_the_near_one(root: Path) -> None:
+    with pytest.raises(UnknownName, match="did you mean 'on-policy'"):
+        index.find("on-polcy", root)
+    with pytest.raises(BadValue, match="no recipe file"):
+        index.find("./nowhere.py", root)
+
+
+def test_search_wants_every_word_in_key_title_or_parts(root: Path) -> None:
+    found = index.records(root)
+    assert [r["key"] for r in index.search(found, "on policy ADAMW")] == ["kd", "on-policy"]
+    assert [r["key"] for r in index.search(found, "on_policy", family="lm", teacher="white-box")] == ["on-policy"]
+    assert index.search(found, "adamw diffusion") == []
+    with pytest.raises(UnknownName, match="did you mean 'white-box'"):
+        index.search(found, teacher="whitebox")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["recipes/lm/on_policy.py", "recipes/baselines/kd.py", "parts/divergence.py", "parts/optimizer.py",
+     "kernels/fused.py", "kernels/low.py", "beds/chain.py"],
+)  # fmt: skip
+def test_evidence_lapses_when_anything_it_rests_on_changes(root: Path, name: str) -> None:
+    prove(root)
+    assert index.find("on-policy", root)["status"] == "holds"
+    # a comment, layout or a docstring changes nothing
+    path = root / name
+    write(
+        path,
+        '"""Another docstring."""\n\n\n'
+        + path.read_text().replace('"""Divergences."""', "").replace('"""A recipe."""', "")
+        + "\n# a comment\n",
+    )
+    assert index.find("on-policy", root)["status"] == "holds"
+    # a number does
+    write(path, path.read_text() + "changed = 1\n")
+    assert index.find("on-policy", root)["status"] == "unproved"
+
+
+def test_evidence_stands_when_an_unrelated_part_changes(root: Path) -> None:
+    prove(root, status="fails")
+    write(root / "parts/unused.py", "def unused(): return 2\n")
+    assert index.find("on-policy", root)["status"] == "fails"
+
+
+def test_evidence_lapses_with_the_version_of_torch(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prove(root)
+    monkeypatch.setattr("limbeck.sources.metadata.version", lambda name: "99.1.0")
+    assert index.find("on-policy", root)["status"] == "unproved"
+
+
+def test_malformed_evidence_is_an_error(root: Path) -> None:
+    write(root / "evidence/on-policy.json", '{"status": "proved", "fingerprint": "0"}')
+    with pytest.raises(BrokenRecipe, match=r"on-policy\.json: not the evidence of a claim: status 'proved'"):
+        index.records(root)
+
+
+def test_four_hundred_recipes_are_read_without_torch(root: Path) -> None:
+    for i in range(400):
+        write(root / f"recipes/lm/r_{i}.py", RECIPE.replace("KEY", f"r-{i}"))
+        prove(root, f"r-{i}") if i % 4 == 0 else None
+    start = time.perf_counter()
+    found = index.records(root)
+    print(f"402 recipes, 100 with evidence: {time.perf_counter() - start:.3f} s")
+    assert len(found) == 402 and sum(r["status"] == "holds" for r in found) == 100
+    code = "import sys, limbeck.index as i; i.records(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_file_of_the_users_own_is_loaded(tmp_path: Path) -> None:
+    text = RECIPE.split("    claim=")[0].replace("KEY", "mine") + ")\n"
+    text = text.replace(
+        "from limbeck.parts.divergence import jsd as divergence\n",
+        "from limbeck.part import part\n@part\ndef divergence(players, batch, *, beta: float = 0.1): ...\n",
+    )
+    write(tmp_path / "own.py", text)
+    assert index.find(str(tmp_path / "own.py"))["parts"] == ["adamw", "cosine", "divergence"]
+    assert index.load(str(tmp_path / "own.py")).key == "mine"
+    write(tmp_path / "own.py", text + "import nothing_of_that_name\n")
+    with pytest.raises(BrokenRecipe, match=r"own\.py: cannot be imported: ModuleNotFoundError"):
+        index.load(str(tmp_path / "own.py"))
