@@ -219,6 +219,7 @@ class Loop:
         self.data[stage.into] = sweep(stage, self, path)
 
     def _learn(self, stage: Learn, path: str) -> None:
+        self._check_coupled(stage)
         source = self._data(stage.data, path)
         steps = stage.steps or max(1, math.ceil(stage.epochs * len(source) / stage.batch_size))
         learners = sorted({name for phase in stage.phases for name in phase.learns})
@@ -233,6 +234,15 @@ class Loop:
             if stop:
                 break
             self._after(path, step + 1, {name: o.state_dict() for name, o in self.optimizers.items()})
+
+    def _check_coupled(self, stage: Learn) -> None:
+        """Refuse to split a batch whose rows a part couples."""
+        split = self.accelerator.num_processes > 1 or 0 < self.micro < stage.batch_size
+        for phase in stage.phases:
+            coupled = [leaf.spec.name for leaf in phase.loss.leaves() if leaf.spec.coupled]
+            if split and coupled:
+                way_out = "use one process and no --micro-batch"
+                raise BadValue(f"part {coupled[0]} of phase {stage.name}.{phase.name} couples rows: {way_out}")
 
     # -- one step -----------------------------------------------------------------------------------------------------
 

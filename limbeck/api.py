@@ -1,0 +1,396 @@
+"""The Python interface: what every command calls, and what works from a notebook.
+
+import limbeck
+run = limbeck.distill("gkd", teacher="./big", student="./small", data="prompts.jsonl", out="runs/a")
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
+from torch import nn
+
+from limbeck import claim as claims
+from limbeck.adapters.data import hold_out, open_data
+from limbeck.adapters.sentence import Sentence
+from limbeck.adapters.source import open_player, read_for
+from limbeck.adapters.store import save_player
+from limbeck.adapters.text import check_tokenizers
+from limbeck.beds import Bed, beds, load_bed
+from limbeck.cite import bibtex
+from limbeck.data import Source, Table
+from limbeck.describe import describe
+from limbeck.errors import BadData, BadValue, unknown
+from limbeck.evaluate import Examination
+from limbeck.examine import examine, examine_on_bed, examine_pairs
+from limbeck.index import load
+from limbeck.loop import Loop, Options
+from limbeck.override import flatten, override
+from limbeck.players import Players
+from limbeck.progress import LiveProgress, Progress
+from limbeck.recipe import Learn, Recipe, walk
+from limbeck.report import write_report
+from limbeck.report.card import About, write_card
+from limbeck.run import Run
+
+__all__ = ["compare", "distill", "report", "verify"]
+
+HELD_OUT = 0.1
+VERSIONS = ("limbeck", "torch", "transformers", "accelerate", "peft", "datasets", "safetensors", "numpy")
+
+
+@dataclass
+class Job:
+    """A distillation with everything opened.
+
+    Args:
+        recipe: with everything set.
+        specs: player to the source it was given as.
+        nets: player to net, for the players that the recipe wants to be given.
+        data: the splits as the players read them.
+        bed: the bed that the data is, if it is one.
+        pairs: rated pairs of sentences to examine embedders on: (first, second, rating) columns.
+        notes: what the user should know.
+    """
+
+    recipe: Recipe
+    specs: dict[str, str]
+    nets: dict[str, nn.Module]
+    data: dict[str, Source]
+    bed: Bed | None = None
+    pairs: tuple[list[str], list[str], list[float]] | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def distill(
+    recipe_key: str,
+    *,
+    data: str,
+    out: str | Path,
+    teacher: str | None = None,
+    student: str | None = None,
+    eval: str | None = None,
+    players: Mapping[str, str] | None = None,
+    set: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    micro_batch: int = 0,
+    precision: str = "no",
+    eval_every: int = 0,
+    patience: int = 0,
+    trackers: Sequence[str] = (),
+    max_time: float = 0.0,
+    resume: bool = False,
+    dry_run: bool = False,
+) -> Path:
+    """Distil a teacher into a student by a recipe, examine the student and write a report.
+
+    Args:
+        recipe_key: a key that `limbeck ls` shows, or the path of a recipe file.
+        data: rows to learn from: a file, a folder, a name of `datasets`, or a bed.
+        out: the run directory.
+        teacher: the source of the teacher (see `limbeck.adapters.source`).
+        student: the source of the student, such as `from-teacher:layers=6`.
+        eval: rows to examine the student on; a hashed tenth of `data` is held out by default.
+        players: sources of further players.
+        set: dotted path to value, overrides of the recipe.
+        seed: the root of every random number.
+        steps: steps of every learning stage.
+        batch_size: rows of every learning stage's global batch.
+        micro_batch: rows at a time in a process.
+        precision: "no" or "bf16".
+        eval_every: steps between evaluations on held-out rows while learning.
+        patience: evaluations without improvement after which a stage ends.
+        trackers: where else metrics go: tensorboard, wandb, mlflow, trackio.
+        max_time: seconds after which the run stops, resumable.
+        resume: continue the run in `out`.
+        dry_run: one step of each stage, nothing written.
+
+    Returns:
+        The run directory.
+
+    Raises:
+        UserError: a mistake in any of these, found before anything is trained where that is possible.
+        RunError: something failed; what was done is kept.
+        KeyboardInterrupt: interrupted; the run is resumable.
+
+    Example:
+        `distill("gkd", teacher="./big", student="from-teacher:layers=4", data="rows.jsonl", out="runs/a", steps=500)`
+    """
+    recipe = _sized(override(load(recipe_key), set or {}), steps, batch_size)
+    specs = {"teacher": teacher, "student": student, **(players or {})}
+    job = _open(recipe, {name: str(s) for name, s in specs.items() if s is not None}, data, eval, seed)
+    accelerator = _accelerator(precision, trackers, Path(out))
+    show = LiveProgress() if accelerator.is_main_process else Progress()
+    for note in job.notes:
+        show.note(note)
+    options = Options(
+        seed=seed, micro_batch=micro_batch, eval_every=eval_every, patience=patience, max_seconds=max_time,
+        probes=dict(job.bed.probes) if job.bed else {}, max_steps=int(dry_run),
+    )  # fmt: skip
+    path = None if dry_run else Path(out)
+    record = _record(job, seed)
+    with Run(path, record, resume=resume, main=accelerator.is_main_process) as run:
+        run.update(versions=_versions(), host=_host(), argv=sys.argv)
+        loop = Loop(job.recipe, job.nets, dict(job.data), options, run, accelerator, show)
+        ended = loop.execute()
+        if path is not None and accelerator.is_main_process:
+            _finish(job, ended, loop.data, path, seed, show)
+    if path is not None and accelerator.is_main_process:
+        show.note(f"report: {write_report([path])}")
+    return Path(out)
+
+
+def _sized(recipe: Recipe, steps: int | None, batch_size: int | None) -> Recipe:
+    """Set steps and batch size of every learning stage."""
+    learning = {stage.name for stage in walk(recipe.stages) if isinstance(stage, Learn)}
+    changes: dict[str, int] = {}
+    for path in flatten(recipe):
+        *above, name = path.split(".")
+        value = {"steps": steps, "batch_size": batch_size}.get(name)
+        if value is not None and above and above[-1] in learning:
+            changes[path] = value
+    return override(recipe, changes)
+
+
+def _open(recipe: Recipe, specs: dict[str, str], data: str, eval: str | None, seed: int) -> Job:
+    """Open players and data."""
+    given = [name for name, role in recipe.players.items() if role.given]
+    bed = load_bed(data) if data in beds() and not Path(data).exists() else None
+    for name in specs:
+        if name not in given and name != "teacher":
+            raise unknown("player", name, given, where=f"recipe {recipe.key}, which is given")
+    if bed is not None:
+        specs = {name: f"bed:{data}" for name in given if name in bed.players} | specs
+    teacher = open_player(specs["teacher"], role="teacher", seed=seed) if "teacher" in specs else None
+    nets = {
+        n: open_player(specs[n], role=n, teacher=teacher, seed=seed) for n in given if n in specs and n != "teacher"
+    }
+    if teacher is not None and "teacher" in given:
+        nets["teacher"] = teacher
+    if bed is not None:
+        return Job(recipe, specs, nets, dict(bed.data(seed)), bed)
+    return _read(Job(recipe, specs, nets, {}), data, eval)
+
+
+def _read(job: Job, data: str, eval: str | None) -> Job:
+    """Read rows as the student reads them, and hold some out."""
+    reader = job.nets.get("student") or next(iter(job.nets.values()))
+    theirs, mine = (getattr(job.nets.get(name), "tokenizer", None) for name in ("teacher", "student"))
+    if theirs is not None and mine is not None:
+        job.notes += check_tokenizers(theirs, mine)
+    rows = read_for(reader, open_data(data))
+    if eval is None:
+        split = hold_out(rows, HELD_OUT)
+        job.data |= {"train": split.train, "test": split.held}
+        if split.repeated:
+            job.notes.append(f"{split.repeated} rows that repeat another were left out")
+    else:
+        job.data["train"] = rows
+        _read_eval(job, reader, eval)
+    if any(getattr(stage, "data", "") == "valid" for stage in walk(job.recipe.stages)):
+        inner = hold_out(job.data["train"], HELD_OUT)
+        job.data |= {"train": inner.train, "valid": inner.held}
+    return job
+
+
+def _read_eval(job: Job, reader: nn.Module, spec: str) -> None:
+    """Rows to examine on: pairs of sentences with human ratings for embedders, else rows like those learned from."""
+    rows = open_data(spec)
+    rated = {"sentence1", "sentence2", "score"}
+    if isinstance(reader, Sentence):
+        if not rated <= {*rows.names}:
+            raise BadData(f"{spec}: an embedder is examined on columns sentence1, sentence2 and score (a human rating)")
+        columns = rows.take(torch.arange(len(rows)))
+        first, second, ratings = ([*columns[name]] for name in ("sentence1", "sentence2", "score"))
+        job.pairs = first, second, [float(r) for r in ratings]
+    else:
+        job.data["test"] = read_for(reader, rows)
+
+
+def _accelerator(precision: str, trackers: Sequence[str], out: Path) -> Accelerator:
+    if precision not in ("no", "bf16"):
+        raise BadValue(
+            f"precision must be 'no' or 'bf16', got {precision!r}: fp16 needs loss scaling, which is not there"
+        )
+    made = Accelerator(
+        cpu=not torch.cuda.is_available(), mixed_precision=precision, log_with=list(trackers) or None, project_dir=out
+    )
+    if trackers:
+        made.init_trackers("limbeck")
+    return made
+
+
+def _record(job: Job, seed: int) -> dict[str, Any]:
+    """What identifies a run; compared when it is resumed."""
+    fingerprints = {name: source.fingerprint for name, source in job.data.items()}
+    return {
+        "key": job.recipe.key,
+        "resolved": describe(job.recipe),
+        "players": job.specs,
+        "seed": seed,
+        "data": fingerprints,
+    }
+
+
+def _versions() -> dict[str, str]:
+    out = {"python": platform.python_version()}
+    for name in VERSIONS:
+        try:
+            out[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return out
+
+
+def _host() -> dict[str, Any]:
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    return {
+        "platform": platform.platform(),
+        "processor": platform.processor(),
+        "threads": torch.get_num_threads(),
+        "gpu": gpu,
+    }
+
+
+# -- after the loop ---------------------------------------------------------------------------------------------------
+
+
+def _finish(job: Job, players: Players, data: Mapping[str, Source], path: Path, seed: int, show: Progress) -> None:
+    """Save the product, examine it, and write report and model card."""
+    product = job.recipe.product
+    saved = path / product
+    if product in players and players[product].module is not None:
+        save_player(players[product].module, saved)  # type: ignore[arg-type]
+    elif product in data and isinstance(data[product], Table):
+        saved.mkdir(exist_ok=True)
+        columns = data[product].take(torch.arange(len(data[product])))
+        save_file({k: c for k, c in columns.items() if isinstance(c, torch.Tensor)}, saved / "rows.safetensors")
+    show.note("examining teacher, student before and student after on held-out rows")
+    exam = _examined(job, players, path, seed)
+    if exam is not None:
+        exam.save(path)
+    if isinstance(job.specs.get("student"), str) and product in players:
+        _card(job, saved, path)
+
+
+def _examined(job: Job, players: Players, path: Path, seed: int) -> Examination | None:
+    """Let teacher, student before and student after answer the same rows."""
+    if job.recipe.product not in players or "student" not in job.nets:
+        return None
+    device = next(players.student.module.parameters()).device  # type: ignore[union-attr]
+    fresh = _open(job.recipe, job.specs, job.bed.key, None, seed).nets if job.bed else _reopened(job, seed)
+    nets = {"teacher": players.teacher.module} if "teacher" in players else {}
+    nets |= {"before": fresh["student"], "after": players.student.module}
+    for net in nets.values():
+        net.to(device).eval()  # type: ignore[union-attr]
+    disk = {who: Path(p) for who, p in _places(job, path).items() if p and Path(p).exists()}
+    if job.bed is not None:
+        return examine_on_bed(nets, job.bed, job.data)  # type: ignore[arg-type]
+    if job.pairs is not None:
+        first, second, ratings = job.pairs
+        return examine_pairs(nets, list(zip(first, second, strict=True)), ratings, disk)  # type: ignore[arg-type]
+    return examine(nets, job.data["test"], disk)  # type: ignore[arg-type]
+
+
+def _places(job: Job, path: Path) -> dict[str, str]:
+    return {
+        "teacher": job.specs.get("teacher", ""),
+        "before": job.specs.get("student", ""),
+        "after": str(path / "student"),
+    }
+
+
+def _reopened(job: Job, seed: int) -> dict[str, nn.Module]:
+    """The student as it was before."""
+    teacher = open_player(job.specs["teacher"], role="teacher", seed=seed) if "teacher" in job.specs else None
+    return {"student": open_player(job.specs["student"], role="student", teacher=teacher, seed=seed)}
+
+
+def _card(job: Job, saved: Path, path: Path) -> None:
+    about = About(
+        name=saved.resolve().parent.name, teacher=job.specs.get("teacher", ""), base_model=job.specs["student"],
+        library="sentence-transformers" if isinstance(job.nets.get("student"), Sentence) else "transformers",
+        citation=bibtex({"key": job.recipe.key, "title": job.recipe.title, "paper": job.recipe.paper}),
+    )  # fmt: skip
+    write_card(saved, path, about)
+
+
+# -- other commands ---------------------------------------------------------------------------------------------------
+
+
+def verify(
+    keys: Sequence[str], *, seeds: int | None = None, seed_offset: int = 0, retune: bool = False, write: bool = False,
+    say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Run claims afresh.
+
+    Args:
+        keys: the recipes.
+        seeds: paired seeds; each claim's own number by default.
+        seed_offset: added to every seed; such evidence is never written.
+        retune: choose the tuned settings again.
+        write: keep the evidence in the package.
+        say: receives a line after each run.
+
+    Returns:
+        One piece of evidence a recipe (see `limbeck.claim.verify`).
+
+    Raises:
+        BadValue: a recipe without a claim, fewer than 3 seeds, or an offset that is to be written.
+    """
+    if write and seed_offset:
+        raise BadValue("evidence made with --seed-offset is never written: seeds are not chosen")
+    out = []
+    for key in keys:
+        evidence = claims.verify(key, seeds=seeds or 0, seed_offset=seed_offset, retune=retune, say=say)
+        if write:
+            claims.write_evidence(evidence)
+        out.append(evidence)
+    return out
+
+
+def compare(keys: Sequence[str], *, bed: str, seeds: int = 3) -> dict[str, dict[str, list[float]]]:
+    """Run recipes side by side on one bed and measure them by the bed's probes.
+
+    Each runs at the size and with the tuned settings of its claim, where its claim is on this bed.
+
+    Args:
+        keys: the recipes.
+        bed: the bed.
+        seeds: runs of each.
+
+    Returns:
+        Recipe to probe to one figure a seed.
+
+    Raises:
+        UnknownName: no such recipe or bed.
+    """
+    world = load_bed(bed)
+    return {key: claims.figures_on_bed(load(key), world, seeds) for key in keys}
+
+
+def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
+    """Write the report of one run or several.
+
+    Args:
+        runs: run directories.
+        out: the HTML file; by default `report.html` in the first run.
+
+    Returns:
+        The HTML file; the same as Markdown lies beside it.
+
+    Raises:
+        BadData: a directory that holds no run.
+    """
+    return write_report([Path(run) for run in runs], Path(out) if out else None)

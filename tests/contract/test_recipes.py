@@ -1,0 +1,215 @@
+"""The contracts of every recipe, present and future: a new recipe adds no line here."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from limbeck.beds import Bed, load_bed
+from limbeck.cite import bibtex
+from limbeck.claim import arm_recipe
+from limbeck.describe import describe
+from limbeck.errors import UnknownName
+from limbeck.index import evidence, find, keys, load
+from limbeck.loop import Loop, Options
+from limbeck.override import flatten, override
+from limbeck.parts.optimizer import sgd
+from limbeck.recipe import Arm, Learn, Recipe, walk
+from limbeck.run import Run
+
+KEYS = keys()
+STEPS = 2
+
+
+@cache
+def bed_of(key: str) -> tuple[Bed, Recipe]:
+    """The bed on which a recipe is tried, and the recipe at that size: its own claim's, or one it is the baseline of."""
+    for other in (key, *KEYS):
+        claim = load(other).claim
+        arms = claim.arms.values() if claim is not None else ()
+        arm = next((a for a in arms if (a.recipe or other) == key), None)
+        if claim is not None and arm is not None:
+            base = Arm(recipe="", set=arm.set) if other == key else arm
+            return load_bed(claim.bed), arm_recipe(load(other), base, claim.set)
+    raise AssertionError(f"no claim runs {key}: nobody can tell on which bed it works")
+
+
+@cache
+def world(bed: str) -> dict[str, Any]:
+    """The data of a bed, cut to what two steps need."""
+    return dict(load_bed(bed).data(0))
+
+
+def loop_of(key: str, seed: int = 0, out: Path | None = None, recipe: Recipe | None = None, **options: Any) -> Loop:
+    bed, own = bed_of(key)
+    recipe = recipe or own
+    nets = {n: bed.players[n](seed) for n, role in recipe.players.items() if role.given}
+    run = Run(out, {"key": key}, resume=True)
+    return Loop(recipe, nets, dict(world(bed.key)), Options(seed=seed, max_steps=STEPS, **options), run)
+
+
+def state_of(loop: Loop) -> dict[str, Tensor]:
+    named = ((n, p.module.state_dict()) for n, p in loop.players.items() if p.module is not None)
+    return {f"{n}/{k}": t.detach().clone() for n, state in named for k, t in state.items()}
+
+
+@cache
+def ended(key: str, seed: int = 0) -> dict[str, Tensor]:
+    loop = loop_of(key, seed)
+    loop.execute()
+    return state_of(loop)
+
+
+def learners(recipe: Recipe) -> set[str]:
+    """The players that may change: learners, those that follow or are carried, those that a Solve stage changes."""
+    out = {name for name, role in recipe.players.items() if role.every}
+    for stage in walk(recipe.stages):
+        out |= {name for phase in getattr(stage, "phases", ()) for name in phase.learns}
+        out |= set(getattr(stage, "learns", ())) | set(getattr(stage, "carry", ()))
+    return out
+
+
+def test_the_index_needs_no_torch() -> None:
+    code = "import sys, limbeck.index as i; i.records(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_key_is_file_is_family(key: str) -> None:
+    record, recipe = find(key), load(key)
+    file = Path(__file__).parents[2] / "limbeck" / "recipes" / record["family"] / f"{key.replace('-', '_')}.py"
+    assert recipe.key == key and file.exists()
+    assert recipe.title and recipe.paper and describe(recipe)["key"] == key
+    assert key in bibtex(record)
+
+
+@pytest.mark.parametrize("key", [k for k in KEYS if find(k)["family"] != "baselines"])
+def test_it_makes_a_claim_with_a_control(key: str) -> None:
+    claim = load(key).claim
+    assert claim is not None and claim.says and claim.seeds >= 3
+    assert claim.control or len(claim.no_control) > 10
+    assert claim.tune is not None or all(said.sign == 0 for said in claim.says)
+
+
+@pytest.mark.parametrize("key", [k for k in KEYS if evidence(k) is not None])
+def test_its_evidence_is_of_this_code(key: str) -> None:
+    assert find(key)["status"] in ("holds", "fails"), "the code changed since the claim was run: limbeck verify --write"
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_unknown_settings_are_refused(key: str) -> None:
+    recipe = load(key)
+    with pytest.raises(UnknownName):
+        override(recipe, {f"{recipe.stages[0].name}.no_such_setting": 1})
+    for path, value in flatten(recipe).items():
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            assert flatten(override(recipe, {path: value}))[path] == value
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_two_steps_change_exactly_the_learners(key: str) -> None:
+    loop = loop_of(key)
+    before = state_of(loop)
+    loop.execute()
+    after = state_of(loop)
+    changed = {name.split("/")[0] for name in after if not torch.equal(before[name], after[name])}
+    may = learners(loop.recipe)
+    assert changed <= may
+    assert all(torch.isfinite(t).all() for t in after.values() if t.is_floating_point())
+    assert {
+        n for stage in walk(loop.recipe.stages) if isinstance(stage, Learn) for p in stage.phases for n in p.learns
+    } <= changed
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_the_same_seed_gives_the_same_bits(key: str) -> None:
+    again = loop_of(key)
+    again.execute()
+    assert all(torch.equal(t, ended(key)[name]) for name, t in state_of(again).items())
+
+
+class Stop(Exception):
+    """Ends a run in the middle."""
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_run_cut_in_the_middle_resumes_to_the_same_bits(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, seen = Loop._checkpoint, []
+
+    def cut(self: Loop, *args: Any) -> None:
+        save(self, *args)
+        seen.append(args)
+        if len(seen) == 1:
+            raise Stop
+
+    monkeypatch.setattr(Loop, "_checkpoint", cut)
+    first = loop_of(key, out=tmp_path, checkpoint_seconds=0)
+    with first.run, pytest.raises(Stop):
+        first.execute()
+    second = loop_of(key, out=tmp_path, checkpoint_seconds=0)
+    with second.run:
+        second.execute()
+    assert all(torch.equal(t, ended(key)[name]) for name, t in state_of(second).items())
+
+
+def with_sgd(recipe: Recipe) -> Recipe:
+    """The recipe with plain gradient descent, under which rounding does not grow."""
+    roles = {n: replace(r, optimizer=sgd(lr=1e-2)) if r.optimizer else r for n, r in recipe.players.items()}
+    return replace(recipe, players=roles)
+
+
+def splittable(key: str) -> bool:
+    recipe = bed_of(key)[1]
+    losses = [phase.loss for stage in walk(recipe.stages) for phase in getattr(stage, "phases", ())]
+    return not any(leaf.spec.coupled for loss in losses for leaf in loss.leaves())
+
+
+def worker(rank: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
+        ACCELERATE_USE_CPU="true",
+    )  # fmt: skip
+    for key in filter(splittable, KEYS):
+        loop = loop_of(key, recipe=with_sgd(bed_of(key)[1]))
+        loop.execute()
+        if rank == 0:
+            save_file({k: t.contiguous() for k, t in state_of(loop).items()}, f"{folder}/{key}.safetensors")
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What two processes make of every recipe; they are started once for all."""
+    folder = tmp_path_factory.mktemp("pair")
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    mp.spawn(worker, args=(port, str(folder)), nprocs=2)
+    yield folder
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_two_processes_equal_one(key: str, pair: Path) -> None:
+    if not splittable(key):
+        pytest.skip("a part couples the rows of a batch and is refused in several processes")
+    loop = loop_of(key, recipe=with_sgd(bed_of(key)[1]))
+    loop.execute()
+    two = load_file(pair / f"{key}.safetensors")
+    for name, one in state_of(loop).items():
+        if one.is_floating_point():
+            assert (one - two[name]).norm() <= 1e-5 * one.norm() + 1e-7, name
