@@ -2,18 +2,14 @@
 
 It guarantees: a phase changes exactly the players it says it learns; a loss does not depend on how its batch is split
 over micro-batches and processes; a resumed run ends bit-identical to one that was never interrupted.
-
-Gradients are summed over processes here, after the last micro-batch, rather than by hooks on a wrapped forward: parts
-may call a player several times, not at all, or through its head alone, and the sum is still right.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -23,14 +19,15 @@ from torch import Tensor, nn
 from limbeck.batch import Batch, Moment
 from limbeck.checkpoint import load_latest, save_checkpoint
 from limbeck.data import Source, Table, batch_of, rows_of_step
-from limbeck.errors import BadValue, BrokenRecipe, NotFinite, unknown
+from limbeck.errors import BadValue, unknown
 from limbeck.part import Expr, Part
-from limbeck.players import Player, Players, build
-from limbeck.processes import Interrupt, share, sum_counts, sum_gradients
+from limbeck.players import Players, build
+from limbeck.processes import Interrupt, share, sum_counts
 from limbeck.progress import Progress
 from limbeck.recipe import Learn, Make, Measure, Phase, Recipe, Repeat, Solve, Stage, Sub, walk
 from limbeck.rng import Rng, seed_torch
 from limbeck.run import Run
+from limbeck.step import Guard, Updates
 
 __all__ = ["Loop", "Options"]
 
@@ -94,9 +91,8 @@ class Loop:
         self.done: list[str] = []
         self.place: tuple[str, int] = ("", 0)
         self.pending: dict[str, Any] = {}
-        self.optimizers: dict[str, Any] = {}
         self.best = [math.inf, 0.0]
-        self.micro = self.options.micro_batch
+        self.updates = Updates(self.players, self.accelerator, self.progress, self.options.micro_batch)
         self.saved = 0
         self.interrupt = Interrupt(self.options.max_seconds)
 
@@ -201,7 +197,7 @@ class Loop:
                 rows = rows_of_step(len(source), step, stage.batch_size, self.options.seed, path)
             batch = self._batch(source, rows, (self.options.seed, path, step), at, slice(0, len(rows)))
             self.players.turn(path, stage.learns)
-            with self._only(stage.learns):
+            with Guard([p for p in self.players.values() if p.name not in stage.learns]):
                 state, metrics = stage.step(self.players, batch, state)
             for name in stage.learns:
                 self.players[name].changed = True
@@ -224,7 +220,7 @@ class Loop:
         steps = stage.steps or max(1, math.ceil(stage.epochs * len(source) / stage.batch_size))
         learners = sorted({name for phase in stage.phases for name in phase.learns})
         start, state = self._begin(path, {}, stage.fresh)
-        self._optimizers(learners, state)
+        self.updates.begin(learners, state)
         for step in self.progress.track(path, range(start, self._steps(steps)), start=start):
             at = Moment(step, steps)
             logged = self._step(stage, path, source, at)
@@ -233,11 +229,11 @@ class Loop:
             self._log(path, step, logged)
             if stop:
                 break
-            self._after(path, step + 1, {name: o.state_dict() for name, o in self.optimizers.items()})
+            self._after(path, step + 1, self.updates.state())
 
     def _check_coupled(self, stage: Learn) -> None:
         """Refuse to split a batch whose rows a part couples."""
-        split = self.accelerator.num_processes > 1 or 0 < self.micro < stage.batch_size
+        split = self.accelerator.num_processes > 1 or 0 < self.options.micro_batch < stage.batch_size
         for phase in stage.phases:
             coupled = [leaf.spec.name for leaf in phase.loss.leaves() if leaf.spec.coupled]
             if split and coupled:
@@ -262,7 +258,7 @@ class Loop:
                 states = made[phase.batch, k]
                 batch = replace(states, rng=states.rng.fold("loss", phase.name), memo=dict(states.memo))
                 seed_torch(*batch.rng.key, self.accelerator.process_index)
-                logged |= self._update(phase, batch, stage.clip)
+                logged |= self.updates(phase, batch, stage.clip)
                 states.memo.update(self._shared(batch))
         return logged
 
@@ -284,74 +280,6 @@ class Loop:
         still = {p.name for p in self.players.values() if p.role.given and p.role.optimizer is None}
         return {name: answer for name, answer in batch.memo.items() if name in still and not _grown(answer)}
 
-    def _update(self, phase: Phase, batch: Batch, clip: float) -> dict[str, float]:
-        """One optimiser step of the players that a phase learns."""
-        with self._only(phase.learns):
-            while True:
-                try:
-                    totals = self._gradients(phase, batch)
-                    break
-                except torch.OutOfMemoryError:
-                    self._halve(batch.size)
-            figures = dict(zip(totals, torch.stack(list(totals.values())).tolist(), strict=True))
-            figures = {f"{phase.name}/{k}": v for k, v in sum_counts(figures, self.accelerator).items()}
-            for name in phase.learns:
-                figures[f"{phase.name}/grad_norm.{name}"] = self._descend(name, clip, batch.at)
-        for name, value in figures.items():
-            if not math.isfinite(value):
-                advice = "lower the learning rate, clip, or check the data"
-                raise NotFinite(f"{name} is {value} at step {batch.at.step}; {advice}")
-        return figures
-
-    def _gradients(self, phase: Phase, batch: Batch) -> dict[str, Tensor]:
-        """Accumulate the gradients of the phase's loss over micro-batches and processes."""
-        learning = [self.players[name] for name in phase.learns]
-        for player in learning:
-            for p in player.params:
-                p.grad = None
-        totals: dict[str, Tensor] = {}
-        for micro in _micros(batch, self.micro):
-            self.players.turn(phase.name, phase.learns)
-            named = phase.loss.total(self.players, micro)
-            loss = sum(named.values())
-            if not isinstance(loss, Tensor) or not loss.requires_grad:
-                raise BrokenRecipe(f"the loss of phase {phase.name!r} does not depend on {', '.join(phase.learns)}")
-            self.accelerator.backward(loss)
-            for k, v in named.items():
-                totals[k] = totals.get(k, 0) + v.detach()
-        for player in learning:
-            sum_gradients(player.params, self.accelerator)
-        return totals
-
-    def _halve(self, rows: int) -> None:
-        """Answer running out of memory with half the micro-batch, at the same global batch.
-
-        Raises:
-            OutOfMemoryError: one row does not fit, or several processes would have to agree.
-        """
-        micro = self.micro or rows
-        if micro <= 1 or self.accelerator.num_processes > 1:
-            raise
-        self.micro = micro // 2
-        torch.cuda.empty_cache()
-        self.progress.note(f"out of memory: micro-batch halved to {self.micro} at the same global batch")
-
-    def _descend(self, name: str, clip: float, at: Moment) -> float:
-        """Clip and step one player; returns the norm of its gradient before clipping."""
-        player, optimizer = self.players[name], self.optimizers[name]
-        params = [p for p in player.params if p.grad is not None]
-        norm = nn.utils.get_total_norm([p.grad for p in params], foreach=True)  # type: ignore[misc]
-        value = float(norm)
-        if math.isfinite(value):
-            if 0 < clip < value:
-                nn.utils.clip_grads_with_norm_(params, clip, norm, foreach=True)
-            settings = player.role.optimizer.resolved(at)  # type: ignore[union-attr]
-            for group in optimizer.param_groups:
-                group.update({k: v for k, v in settings.items() if k in group})
-            optimizer.step()
-            player.changed = True
-        return value
-
     # -- around the steps ---------------------------------------------------------------------------------------------
 
     def _begin(self, path: str, state: Any, fresh: tuple[str, ...] = ()) -> tuple[int, Any]:
@@ -365,27 +293,10 @@ class Loop:
             self.players[name].load(initial)
         return 0, state
 
-    def _optimizers(self, learners: list[str], state: Mapping[str, Any]) -> None:
-        """Make the optimisers of a stage, and give them back their state when it is resumed."""
-        self.optimizers = {}
-        for name in learners:
-            player = self.players[name]
-            player.turn("", True)
-            assert player.role.optimizer is not None
-            params = [p for p in player.params if p.requires_grad]
-            if not params:
-                raise BadValue(f"the player {name!r} is to learn but has no weights that can")
-            self.optimizers[name] = player.role.optimizer(params)
-            if name in state:
-                self.optimizers[name].load_state_dict(state[name])
-
     def _follow(self, step: int) -> None:
         for player in self.players.values():
             if player.role.every and (step + 1) % player.role.every == 0:
                 player.follow(self.players[player.role.of[0]])
-
-    def _only(self, learns: tuple[str, ...]) -> _Guard:
-        return _Guard([p for p in self.players.values() if p.name not in learns])
 
     def probe(self, probes: Mapping[str, Part]) -> dict[str, float]:
         """Evaluate probes on the players as they stand."""
@@ -462,36 +373,9 @@ class Loop:
         self.run.rewind(content["logged"])
 
 
-class _Guard:
-    """Proves that players that do not learn were not changed."""
-
-    def __init__(self, players: list[Player]) -> None:
-        self.players = players
-
-    def __enter__(self) -> None:
-        self.before = [p.version() for p in self.players]
-
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        changed = [p.name for p, v in zip(self.players, self.before, strict=True) if p.version() != v]
-        if kind is None and changed:
-            raise BrokenRecipe(f"the player {changed[0]!r} was changed by a phase that does not learn it")
-
-
 def _grown(answer: tuple[str, dict[str, Any]]) -> bool:
     """Whether an answer hangs on a graph."""
     return any(isinstance(v, Tensor) and v.requires_grad for v in answer[1].values())
-
-
-def _micros(batch: Batch, rows: int) -> Iterator[Batch]:
-    """A batch in pieces of so many rows; the counts stay those of the global batch."""
-    if not rows or rows >= batch.size:
-        yield batch
-    else:
-        yield from map(partial(_piece, batch, rows), range(0, batch.size, rows))
-
-
-def _piece(batch: Batch, rows: int, start: int) -> Batch:
-    return batch.rows(slice(start, start + rows))
 
 
 def _joined(chunks: list[dict[str, Any]]) -> dict[str, Any]:

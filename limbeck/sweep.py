@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -30,9 +30,10 @@ def sweep(stage: Sub, parent: Loop, path: str) -> Table:
     Returns:
         A row a point: its number `point` and one column a probe.
     """
-    journal, rows = parent.run.journal(path), []
+    journal = parent.run.journal(path)
+    rows: list[dict[str, Any]] = []
     for i, point in enumerate(points(stage.over)):
-        done = journal.read(i)
+        done: dict[str, Any] | None = journal.read(i)
         if done is None:
             nets = {n: copy.deepcopy(p.module) for n, p in parent.players.items() if p.module is not None}
             child = type(parent)(override(load(stage.recipe), point), nets, dict(parent.data), parent.options)

@@ -305,7 +305,7 @@ def test_out_of_memory_halves_the_micro_batch_at_the_same_result(capsys: pytest.
         return mse.fn(players, batch)
 
     loop = run(recipe(fit(hungry())), double=True)
-    assert loop.micro == 2 and "halved to 2" in capsys.readouterr().err
+    assert loop.updates.micro == 2 and "halved to 2" in capsys.readouterr().err
     torch.testing.assert_close(weights(loop), weights(run(recipe(fit()), double=True)), rtol=1e-12, atol=1e-14)
 
 
