@@ -10,6 +10,7 @@ import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ from limbeck.override import flatten, override
 from limbeck.players import Players
 from limbeck.progress import LiveProgress, Progress
 from limbeck.recipe import Learn, Recipe, walk
-from limbeck.report import write_report
+from limbeck.report import formulas, write_report
 from limbeck.report.card import About, write_card
 from limbeck.run import Run
 
@@ -141,11 +142,12 @@ def distill(
     path = None if dry_run else Path(out)
     record = _record(job, seed)
     with Run(path, record, resume=resume, main=accelerator.is_main_process) as run:
-        run.update(versions=_versions(), host=_host(), argv=sys.argv)
+        run.update(versions=_versions(), host=_host(), argv=sys.argv, parts=formulas(job.recipe), started=_now())
         loop = Loop(job.recipe, job.nets, dict(job.data), options, run, accelerator, show)
         ended = loop.execute()
         if path is not None and accelerator.is_main_process:
             _finish(job, ended, loop.data, path, seed, show)
+        run.update(finished=_now())
     if path is not None and accelerator.is_main_process:
         show.note(f"report: {write_report([path])}")
     return Path(out)
@@ -251,6 +253,10 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return out
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _host() -> dict[str, Any]:

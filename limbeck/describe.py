@@ -13,7 +13,7 @@ from limbeck.override import flatten
 from limbeck.part import Expr, Named, Part, Spec
 from limbeck.recipe import Recipe, walk
 
-__all__ = ["describe", "markdown", "page", "plain"]
+__all__ = ["describe", "markdown", "page", "plain", "short", "specs"]
 
 ABOUT = ("key", "title", "paper", "family", "kind", "learns", "teacher", "product")
 
@@ -130,9 +130,9 @@ def markdown(shown: Mapping[str, Any]) -> str:
     blocks += ["## Players", *_bullets({name: _role(role) for name, role in shown["players"].items()})]
     blocks += ["## Stages", *(line for stage in shown["stages"] for line in _stage(stage))]
     blocks += ["## Parts", *(block for part in shown["parts"] for block in _part_text(part))]
-    blocks += ["## Settings", _code(f"{path} = {_short(value)}" for path, value in shown["settings"].items())]
+    blocks += ["## Settings", _code(f"{path} = {short(value)}" for path, value in shown["settings"].items())]
     if shown["variants"]:
-        blocks += ["## Variants", *_bullets({name: _short(sets) for name, sets in shown["variants"].items()})]
+        blocks += ["## Variants", *_bullets({name: short(sets) for name, sets in shown["variants"].items()})]
     if shown["deviates"]:
         blocks += ["## Deviates", *(f"- {said}" for said in shown["deviates"])]
     blocks += ["## Claim", *_claim_text(shown)]
@@ -158,16 +158,16 @@ def _code(lines: Any) -> str:
     return "\n".join(["```", *lines, "```"])
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
     """A value of a description on one line, parts as calls."""
     if isinstance(value, Mapping) and "part" in value:
-        return f"{value['part']}({', '.join(f'{k}={_short(v)}' for k, v in value.items() if k != 'part')})"
+        return f"{value['part']}({', '.join(f'{k}={short(v)}' for k, v in value.items() if k != 'part')})"
     if isinstance(value, Mapping) and "terms" in value:
-        return " + ".join(f"{name}: {_short(term)}" for name, term in value["terms"].items())
+        return " + ".join(f"{name}: {short(term)}" for name, term in value["terms"].items())
     if isinstance(value, Mapping) and "is" in value:
         return _expression(value)
     if isinstance(value, Mapping):
-        return ", ".join(f"{k} = {_short(v)}" for k, v in value.items())
+        return ", ".join(f"{k} = {short(v)}" for k, v in value.items())
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -175,39 +175,39 @@ def _expression(value: Mapping[str, Any]) -> str:
     """A composed expression as it is written in a recipe."""
     kind = value["is"]
     if kind in ("sum", "pipe"):
-        return (" + " if kind == "sum" else " >> ").join(map(_short, value["parts"]))
+        return (" + " if kind == "sum" else " >> ").join(map(short, value["parts"]))
     if kind == "scaled":
-        return f"{_short(value['weight'])} * {_short(value['expr'])}"
+        return f"{short(value['weight'])} * {short(value['expr'])}"
     if kind == "renamed":
-        return f"{_short(value['expr'])} on {', '.join(f'{role}={player}' for role, player in value['names'])}"
-    return ", ".join(f"{k} = {_short(v)}" for k, v in value.items() if k != "is" and v not in (None, "", [], {}))
+        return f"{short(value['expr'])} on {', '.join(f'{role}={player}' for role, player in value['names'])}"
+    return ", ".join(f"{k} = {short(v)}" for k, v in value.items() if k != "is" and v not in (None, "", [], {}))
 
 
 def _role(role: Mapping[str, Any]) -> str:
     """Where a player comes from and whether it learns."""
     of = ", ".join(role["of"])
     if role["builder"]:
-        origin = f"built by {_short(role['builder'])}"
+        origin = f"built by {short(role['builder'])}"
     elif role["context"]:
-        origin = f"{of} under {_short(role['context'])}"
+        origin = f"{of} under {short(role['context'])}"
     elif role["every"]:
         origin = f"follows {of}, decay {role['decay']:g}, every {role['every']} steps"
     elif of:
         origin = f"mean of {of}" if len(role["of"]) > 1 else f"copy of {of}"
     else:
         origin = "answers stored by an earlier stage" if role["stored"] else "given"
-    return f"{origin}; " + (f"learns by {_short(role['optimizer'])}" if role["optimizer"] else "does not learn")
+    return f"{origin}; " + (f"learns by {short(role['optimizer'])}" if role["optimizer"] else "does not learn")
 
 
 def _stage(stage: Mapping[str, Any], indent: str = "") -> Iterator[str]:
     """A stage, and what it holds one level deeper."""
     apart = ("is", "name", "phases", "stages")
     inner = {k: v for k, v in stage.items() if k not in apart and v not in (None, "", [], {})}
-    yield f"{indent}- **{stage['name']}** ({stage['is']}): " + "; ".join(f"{k} {_short(v)}" for k, v in inner.items())
+    yield f"{indent}- **{stage['name']}** ({stage['is']}): " + "; ".join(f"{k} {short(v)}" for k, v in inner.items())
     for phase in stage.get("phases", ()):
         fields = {k: v for k, v in phase.items() if k not in ("is", "name") and v is not None}
         fields["learns"] = ", ".join(phase["learns"])
-        yield f"{indent}  - **{phase['name']}**: " + "; ".join(f"{k} {_short(v)}" for k, v in fields.items())
+        yield f"{indent}  - **{phase['name']}**: " + "; ".join(f"{k} {short(v)}" for k, v in fields.items())
     for below in stage.get("stages", ()):
         yield from _stage(below, indent + "  ")
 

@@ -45,6 +45,12 @@ def writing(path: Path) -> Iterator[None]:
         raise RunError(f"cannot write {path}: {reason}; free or mend it, then continue with --resume") from error
 
 
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that it is either complete under its name or not there at all.
 
@@ -63,6 +69,7 @@ def write_atomically(path: Path, content: bytes) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())
             os.replace(temporary, path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
