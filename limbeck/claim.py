@@ -102,13 +102,16 @@ def arm_recipe(recipe: Recipe, arm: Arm, settings: Mapping[str, Any]) -> Recipe:
     return override(base, {path: v for path, v in settings.items() if path in has} | dict(arm.set))
 
 
-def run_arm(recipe: Recipe, bed: Bed, seed: int) -> tuple[Players, dict[str, Source]]:
+def run_arm(
+    recipe: Recipe, bed: Bed, seed: int, seats: Mapping[str, str] | None = None
+) -> tuple[Players, dict[str, Source]]:
     """Run a recipe on a bed, leaving no trace.
 
     Args:
         recipe: with everything set.
         bed: gives players and data.
         seed: of data, of the nets and of the loop.
+        seats: role to the player of the bed that takes it, where the names differ.
 
     Returns:
         The players as they ended, and the data.
@@ -117,11 +120,12 @@ def run_arm(recipe: Recipe, bed: Bed, seed: int) -> tuple[Players, dict[str, Sou
         UnknownName: the recipe needs a player that the bed does not have.
     """
     needed = [name for name, role in recipe.players.items() if role.given]
-    if missing := [name for name in needed if name not in bed.players]:
+    seats = {name: (seats or {}).get(name, name) for name in needed}
+    if missing := [name for name in seats.values() if name not in bed.players]:
         raise unknown("player", missing[0], bed.players, where=f"bed {bed.key}, which recipe {recipe.key} needs")
 
     data = dict(bed.data(seed))
-    sources = {name: bed.players[name](seed) for name in needed}
+    sources = {name: bed.players[seat](seed) for name, seat in seats.items()}
     loop = Loop(recipe, sources, data, Options(seed=seed))
     return loop.execute(), loop.data
 
@@ -154,7 +158,7 @@ class Trial:
         arm = self.claim.arms[name]
         recipe = arm_recipe(self.recipe, arm, {**self.claim.set, **tuned})
         started = time.monotonic()
-        players, data = run_arm(recipe, self.bed, seed)
+        players, data = run_arm(recipe, self.bed, seed, self.claim.players)
         data["test"] = data[split]
         if split != "test":
             data.pop(split, None)
@@ -281,7 +285,7 @@ def figures_on_bed(recipe: Recipe, bed: Bed, seeds: int) -> dict[str, list[float
         recipe = arm_recipe(recipe, claim.arms[main], {**claim.set, **tuned})
     out: dict[str, list[float]] = {name: [] for name in bed.probes}
     for seed in range(seeds):
-        players, data = run_arm(recipe, bed, seed)
+        players, data = run_arm(recipe, bed, seed, claim.players if claim else None)
         players.turn("probe")
         for name, probe in bed.probes.items():
             out[name].append(float(probe(players, data)))

@@ -8,6 +8,7 @@ Shapes: B rows, T tokens, V vocabulary, D features, N examined rows.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -82,22 +83,30 @@ def _language(nets: Mapping[str, nn.Module], batches: Sequence[Batch]) -> dict[s
     rows = [_token_figures(nets, batch) for batch in batches]
     per = {name: {w: np.concatenate([r[name][w] for r in rows]) for w in rows[0][name]} for name in rows[0]}
     texts = _texts(nets, batches)
+    if "answer" in batches[0]:
+        texts["expected"] = [answer for batch in batches for answer in batch["answer"]]
     exact = {
-        w: [float(a == b) for a, b in zip(said, texts["expected"], strict=True)] for w, said in texts["said"].items()
+        w: [float(_answers_with(a, b)) for a, b in zip(said, texts["expected"], strict=True)]
+        for w, said in texts["said"].items()
     }
     decides = any(sum(hits) for hits in exact.values())
-    qualities = [compare("exact answers (greedy)", exact)] if decides else []
+    qualities = [compare("right answers (greedy)", exact)] if decides else []
     qualities += [
         compare(name if name == AGREES else f"{name} (nats a token)", scores, higher_is_better=name == AGREES)
         for name, scores in per.items()
     ]
     return {
         "qualities": qualities, "want": "logits",
-        "score": "exact answer" if decides else "loss on the reference (nats a token)",
+        "score": "right answer" if decides else "loss on the reference (nats a token)",
         "higher_is_better": decides, "scores": exact if decides else per["loss on the reference"],
         "inputs": texts["prompts"], "expected": texts["expected"], "outputs": texts["said"],
-        "slices": {"length in tokens": buckets(torch.cat([b.length for b in batches]).tolist())},
+        "slices": {"length in tokens": buckets(torch.cat([b.length for b in batches]).tolist())} | _named(batches),
     }  # fmt: skip
+
+
+def _named(batches: Sequence[Batch]) -> dict[str, list[str]]:
+    """The columns of the data by which quality is sliced."""
+    return {name: [v for b in batches for v in b[name]] for name in ("category", "source") if name in batches[0]}
 
 
 def _token_figures(nets: Mapping[str, nn.Module], batch: Batch) -> dict[str, dict[str, Any]]:
@@ -147,6 +156,11 @@ def _texts(nets: Mapping[str, nn.Module], batches: Sequence[Batch]) -> dict[str,
             tokens, ends = sample(player, cut, length, batch.rng, temperature=0.0, max_new_tokens=room)
             said[who] += _decoded(tokenizer, tokens, length, ends)
     return {"prompts": prompts, "expected": expected, "said": said}
+
+
+def _answers_with(said: str, expected: str) -> bool:
+    """Whether a text ends in the expected answer, as a word of its own."""
+    return re.search(rf"(?<!\w){re.escape(expected.strip())}\W*$", said.strip()) is not None
 
 
 def _decoded(tokenizer: Any, tokens: Tensor, start: Tensor, stop: Tensor) -> list[str]:

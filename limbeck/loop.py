@@ -217,7 +217,7 @@ class Loop:
     def _learn(self, stage: Learn, path: str) -> None:
         self._check_coupled(stage)
         source = self._data(stage.data, path)
-        steps = stage.steps or max(1, math.ceil(stage.epochs * len(source) / stage.batch_size))
+        steps = stage.steps or math.ceil(stage.epochs * len(source) / stage.batch_size)
         learners = sorted({name for phase in stage.phases for name in phase.learns})
         start, state = self._begin(path, {}, stage.fresh)
         self.updates.begin(learners, state)

@@ -259,6 +259,7 @@ class Claim:
         set: what is set in every arm: the size of the experiment.
         tune: the grid; None only where nothing is tuned (identities).
         seeds: the number of paired seeds, at least 3.
+        players: role to the player of the bed that takes it, where the names differ.
         control: the arm with the key ingredient switched off; put in place of the arm that should win, at least one
             inequality must fail.
         no_control: the reason, where no control exists.
@@ -271,6 +272,7 @@ class Claim:
     set: Mapping[str, Any] = field(default_factory=dict)
     tune: Tune | None = None
     seeds: int = 3
+    players: Mapping[str, str] = field(default_factory=dict)
     control: str = ""
     no_control: str = ""
 

@@ -87,7 +87,7 @@ class CausalLM(nn.Module):
         decoding = bool(want & {"next", "cache"})
         inputs = {"attention_mask": batch["seen"].long(), "position_ids": batch["positions"]} if decoding else {}
         cache = batch.get("cache")
-        with _taps(bare, want) as answers:
+        with taps(bare, want) as answers:
             out = bare.base_model(batch["tokens"], past_key_values=cache, use_cache=decoding, **inputs)
         head = self._head(out.last_hidden_state)
         if "head" in want:
@@ -122,7 +122,7 @@ def _family(tokenizer: Any) -> str:
 
 
 @contextmanager
-def _taps(lm: nn.Module, want: frozenset[str]) -> Iterator[dict[str, Any]]:
+def taps(lm: nn.Module, want: frozenset[str]) -> Iterator[dict[str, Any]]:
     """Collect the outputs of submodules during a forward."""
     modules = dict(lm.named_modules())
     answers: dict[str, Any] = {}

@@ -38,6 +38,7 @@ FORMATS = (
     ("instruction",),
     ("question",),
 )
+CARRIED = ("answer", "category", "source")  # columns that are kept beside the tokens: to judge and to slice by
 SPEAKERS = {
     "human": "user",
     "gpt": "assistant",
@@ -264,12 +265,12 @@ def chats(rows: Any, tokenizer: Any, context: int | None = None, drop_long: bool
 
     Returns:
         tokens (B, T), mask (B, T), length (B,), prompt (B,): tokens before the first target, or all of
-        them where there is none.
+        them where there is none; `answer`, `category` and `source` as they are, where the rows have them.
 
     Raises:
         BadData: no known format, an unreadable row, or a prompt that alone fills the context.
     """
-    columns_of(rows, FORMATS, "language")
+    format = columns_of(rows, FORMATS, "language")
     context, template = context_of(tokenizer, context), bool(getattr(tokenizer, "chat_template", None))
     tokens: list[list[int]] = []
     masks: list[list[bool]] = []
@@ -288,11 +289,18 @@ def chats(rows: Any, tokenizer: Any, context: int | None = None, drop_long: bool
             "only their last answer is a target",
             stacklevel=2,
         )
-    return _fit(rows.where, tokens, masks, context, drop_long, pad_of(tokenizer))
+    kept = {name: [str(v) for v in rows.rows[name]] for name in CARRIED if name in rows.names and name not in format}
+    return _fit(rows.where, tokens, masks, context, drop_long, pad_of(tokenizer), kept)
 
 
 def _fit(
-    where: str, tokens: list[list[int]], masks: list[list[bool]], context: int, drop_long: bool, pad: int
+    where: str,
+    tokens: list[list[int]],
+    masks: list[list[bool]],
+    context: int,
+    drop_long: bool,
+    pad: int,
+    texts: Mapping[str, list[str]],
 ) -> Tokens:
     """Bring rows into the context and collate them."""
     prompts = [mask.index(True) if True in mask else len(mask) for mask in masks]
@@ -311,4 +319,5 @@ def _fit(
         "tokens": [tokens[i][:context] for i in keep],
         "mask": [masks[i][:context] for i in keep],
     }
-    return Tokens(ragged, {"prompt": torch.tensor([prompts[i] for i in keep])}, pad)
+    kept = {name: [column[i] for i in keep] for name, column in texts.items()}
+    return Tokens(ragged, {"prompt": torch.tensor([prompts[i] for i in keep])}, pad, kept)

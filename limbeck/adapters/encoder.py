@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.adapters.causal_lm import _taps
+from limbeck.adapters.causal_lm import taps
 from limbeck.errors import BadData
 from limbeck.kernels.head import TokenHead
 
@@ -62,7 +62,7 @@ class Encoder(nn.Module):
         """
         output = self._output()
         pooled = "features" in want and not self.classifies
-        with _taps(self.model, want) as answers, last_input(output) as given:
+        with taps(self.model, want) as answers, last_input(output) as given:
             out = self.model(**self._inputs(batch), output_hidden_states="hidden" in want or pooled)
         if "hidden" in want or pooled:
             hidden = out["last_hidden_state"] if "last_hidden_state" in out else out["hidden_states"][-1]

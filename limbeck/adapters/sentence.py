@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limbeck.adapters.causal_lm import _taps
+from limbeck.adapters.causal_lm import taps
 from limbeck.adapters.encoder import seen
 from limbeck.adapters.weights import check_weights, read_json
 from limbeck.errors import BadWeights, unknown
@@ -95,7 +95,7 @@ class Sentence(nn.Module):
             The answers by name.
         """
         attended = seen(batch["tokens"], batch["length"])
-        with _taps(self.model, want) as answers:
+        with taps(self.model, want) as answers:
             hidden = self.model(input_ids=batch["tokens"], attention_mask=attended)["last_hidden_state"]
         mask = attended[:, :, None].to(hidden.dtype)
         pooled = torch.cat([POOLINGS[name](hidden, mask) for name in self.poolings], -1)

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from limbeck.adapters.causal_lm import _taps
+from limbeck.adapters.causal_lm import taps
 from limbeck.adapters.encoder import last_input, seen
 from limbeck.errors import BadValue
 from limbeck.kernels.head import TokenHead
@@ -57,7 +57,7 @@ class Seq2Seq(nn.Module):
             The answers by name; those that the model cannot give are left out.
         """
         output = self.model.get_output_embeddings()
-        with _taps(self.model, want) as answers, last_input(output) as given:
+        with taps(self.model, want) as answers, last_input(output) as given:
             out = self.model(
                 input_ids=batch["source"],
                 attention_mask=seen(batch["source"], batch["source_length"]),

@@ -3,7 +3,8 @@
 ./model                      a directory of transformers, sentence-transformers or peft
 owner/name                   a name of the hub: the one place where players use the network
 package.module:factory       a function or class without required arguments
-bed:NAME                     the player of that role in a bed
+NAME or bed:NAME             the player of that role in a bed
+lora:./model                 any of these with low-rank weights that learn; `lora:rank=8:./model` sets their rank
 from-teacher:layers=6,width=0.5   a smaller copy of the teacher
 """
 
@@ -23,20 +24,21 @@ from limbeck.adapters import chat, text
 from limbeck.adapters.causal_lm import CausalLM
 from limbeck.adapters.data import Images, Records
 from limbeck.adapters.encoder import Encoder
-from limbeck.adapters.lora import open_adapter
+from limbeck.adapters.lora import open_adapter, with_lora
 from limbeck.adapters.modules import from_factory
 from limbeck.adapters.sentence import Sentence, read_modules
 from limbeck.adapters.seq2seq import Seq2Seq
 from limbeck.adapters.surgery import parse_sizes, shrink
 from limbeck.adapters.weights import load_weights, read_json
-from limbeck.beds import load_bed
+from limbeck.beds import beds, load_bed
 from limbeck.data import Source
 from limbeck.errors import BadData, BadValue, BadWeights, unknown
 
 __all__ = ["open_directory", "open_player", "read_for"]
 
-FORMS = "a model directory, owner/name of the hub, package.module:factory, bed:NAME, from-teacher:layers=6,width=0.5"
+FORMS = "a model directory, owner/name of the hub, package.module:factory, a bed, from-teacher:layers=6, lora:SOURCE"
 FACTORY = re.compile(r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*")
+LORA = re.compile(r"lora:(?:rank=(\d+):)?(.+)")
 HUB = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 
 
@@ -72,13 +74,18 @@ def open_player(
         'Plain'
     """
     spec = str(spec)
+    if low := LORA.fullmatch(spec):
+        inner = open_player(
+            low[2], role=role, teacher=teacher, seed=seed, dtype=dtype, trust_remote_code=trust_remote_code
+        )
+        return with_lora(inner, rank=int(low[1] or 16), seed=seed)
     if Path(spec).is_dir():
         return open_directory(Path(spec), dtype, trust_remote_code)
     if spec.startswith("from-teacher"):
         if teacher is None:
             raise BadValue(f"{spec!r} needs a teacher that is a model directory")
         return shrink(teacher, **parse_sizes(spec))
-    if spec.startswith("bed:"):
+    if spec.startswith("bed:") or spec in beds():
         players = load_bed(spec.removeprefix("bed:")).players
         if role not in players:
             raise unknown("player", role, players, where=spec)

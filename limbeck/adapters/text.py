@@ -35,6 +35,7 @@ class Tokens:
             a column `n_length`; "mask" holds booleans and follows "tokens".
         fixed: name to tensor (N,), columns that need no padding.
         pad: the token that fills rows up.
+        texts: name to one text per row, carried along as it is.
 
     Raises:
         BadData: no rows.
@@ -45,7 +46,11 @@ class Tokens:
     """
 
     def __init__(
-        self, ragged: Mapping[str, Sequence[Sequence[int]]], fixed: Mapping[str, Tensor] | None = None, pad: int = 0
+        self,
+        ragged: Mapping[str, Sequence[Sequence[int]]],
+        fixed: Mapping[str, Tensor] | None = None,
+        pad: int = 0,
+        texts: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         if not ragged["tokens"]:
             raise BadData("no rows are left to train on")
@@ -55,7 +60,7 @@ class Tokens:
             kind = torch.bool if name == "mask" else torch.int32
             self.flat[name] = torch.tensor(list(chain.from_iterable(rows)), dtype=kind)
             self.starts[name] = torch.tensor([0, *map(len, rows)]).cumsum(0)
-        self.fixed, self.pad = dict(fixed or {}), pad
+        self.fixed, self.pad, self.texts = dict(fixed or {}), pad, dict(texts or {})
 
     def __len__(self) -> int:
         return len(self.starts["tokens"]) - 1
@@ -64,11 +69,12 @@ class Tokens:
     def names(self) -> tuple[str, ...]:
         """The names of the columns."""
         lengths = [_length_name(name) for name in self.flat if name != "mask"]
-        return (*self.flat, *lengths, *self.fixed)
+        return (*self.flat, *lengths, *self.fixed, *self.texts)
 
     def take(self, rows: Tensor) -> dict[str, Column]:
         """Return the columns of these rows, right-padded to the longest of them."""
         columns: dict[str, Column] = {name: column[rows] for name, column in self.fixed.items()}
+        columns |= {name: [texts[i] for i in rows.tolist()] for name, texts in self.texts.items()}
         for name, flat in self.flat.items():
             starts, ends = self.starts[name][rows], self.starts[name][rows + 1]
             pieces = [flat[a:b] for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
@@ -88,6 +94,7 @@ class Tokens:
         ):
             h.update(name.encode())
             h.update(column.contiguous().view(torch.uint8).numpy().data if column.numel() else b"")
+        h.update(repr(sorted(self.texts.items())).encode() if self.texts else b"")
         return h.hexdigest()
 
 

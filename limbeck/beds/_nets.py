@@ -1,0 +1,93 @@
+"""Small field nets for points.
+
+Shapes: B rows, D coordinates, F features.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.rng import derive
+
+__all__ = ["PointField", "fresh"]
+
+
+class PointField(nn.Module):
+    """A field of points by a multilayer perceptron that predicts the velocity of the rectified-flow path.
+
+    v(x_t, t);  x0 = x_t - t v,  e = x_t + (1 - t) v,  score = -e / t
+
+    Args:
+        dim: D.
+        width: units of each hidden layer.
+        depth: hidden layers.
+        waves: frequencies at which the level is read.
+        classes: labels in the column y; 0 for a net without condition.
+
+    Example:
+        >>> net = PointField(2)
+        >>> net({"x": torch.zeros(5, 2), "t": torch.ones(5)}, frozenset({"x0"}))["x0"].shape
+        torch.Size([5, 2])
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, dim: int, width: int = 128, depth: int = 3, waves: int = 8, classes: int = 0) -> None:
+        super().__init__()
+        sizes = [dim + 2 * waves + classes, *[width] * depth]
+        layers = [m for a, b in pairwise(sizes) for m in (nn.Linear(a, b), nn.SiLU())]
+        self.trunk, self.out = nn.Sequential(*layers), nn.Linear(width, dim)
+        self.classes = classes
+        self.register_buffer("frequencies", math.pi * 2.0 ** torch.linspace(-1, 3, waves), persistent=False)
+
+    def forward(self, batch: Mapping[str, Tensor], want: frozenset[str]) -> dict[str, Any]:
+        """Answer "x0", "eps", "velocity", "score", "features" on x (B, D), t (B,), y (B,); "sample" on z (B, D)."""
+        out: dict[str, Any] = {}
+        if want - {"sample"}:
+            x, t = batch["x"], batch["t"].to(batch["x"].dtype)[:, None]
+            out["features"] = self._features(x, t, batch)
+            if want - {"sample", "features"}:
+                out |= _answers(self.out(out["features"]), x, t)
+        if "sample" in want:
+            z = batch["z"]
+            out["sample"] = z - self.out(self._features(z, torch.ones_like(z[:, :1]), batch))
+        return out
+
+    def _features(self, x: Tensor, t: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        angle = t * self.frequencies
+        columns = [x, angle.sin(), angle.cos()]
+        if self.classes:
+            columns.append(nn.functional.one_hot(batch["y"], self.classes).to(x.dtype))
+        return self.trunk(torch.cat(columns, 1))
+
+
+def _answers(v: Tensor, x: Tensor, t: Tensor) -> dict[str, Tensor]:
+    """All parametrisations of a field from its velocity."""
+    eps = x + (1 - t) * v
+    return {"velocity": v, "x0": x - t * v, "eps": eps, "score": -eps / t}
+
+
+def fresh(seed: int, *shape: int, **more: int) -> PointField:
+    """Build a point field whose initial weights are a function of the seed alone.
+
+    Args:
+        seed: any integer.
+        shape: dim, width, depth and so on, as `PointField` takes them.
+        more: the same by name.
+
+    Returns:
+        The net.
+
+    Example:
+        >>> bool((fresh(1, 2).out.weight == fresh(1, 2).out.weight).all())
+        True
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive("point field", seed))
+        return PointField(*shape, **more)

@@ -1,0 +1,70 @@
+"""Beds of points: one factory for mixtures of Gaussians, laid out in rings or grids."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.beds import Bed
+from limbeck.beds._mixture import ExactField, Mixture
+from limbeck.beds._nets import fresh
+from limbeck.data import Table
+from limbeck.probes.distribution import mmd, mode_quality, mode_recall, sliced_w2
+from limbeck.rng import derive
+
+__all__ = ["grid", "points_bed", "ring"]
+
+SPLITS: Mapping[str, int] = {"train": 5_000, "valid": 10_000, "test": 10_000}
+
+
+def ring(modes: int, radius: float) -> Tensor:
+    """Means on a circle, (modes, 2), anticlockwise from (radius, 0)."""
+    angle = torch.arange(modes) * (2 * math.pi / modes)
+    return radius * torch.stack((angle.cos(), angle.sin()), 1)
+
+
+def grid(side: int, spacing: float) -> Tensor:
+    """Means on a square lattice around the origin, (side^2, 2)."""
+    axis = spacing * (torch.arange(side) - (side - 1) / 2)
+    return torch.cartesian_prod(axis, axis)
+
+
+def points_bed(key: str, about: str, truth: Mixture, teacher: Mixture | None = None) -> Bed:
+    """Make a bed of a mixture: samples, exact fields and fresh nets.
+
+    The players: `oracle`, the exact field of the data; `teacher`, the same unless it is given; `student` and `critic`,
+    fresh nets of equal architecture. The splits hold x (B, D) and mode (B,).
+
+    Args:
+        key: the key of the bed.
+        about: what is known exactly.
+        truth: the data.
+        teacher: what the teacher believes the data to be.
+
+    Returns:
+        The bed.
+    """
+    dim = truth.means.shape[1]
+
+    def draw(split: str, seed: int) -> Table:
+        x, mode = truth.sample(SPLITS[split], derive("points", split, seed))
+        return Table({"x": x, "mode": mode})
+
+    def exact(mixture: Mixture) -> Callable[[int], nn.Module]:
+        return lambda seed: ExactField(mixture)
+
+    return Bed(
+        key,
+        about,
+        players={
+            "oracle": exact(truth),
+            "teacher": exact(teacher or truth),
+            "student": lambda seed: fresh(derive("student", seed), dim),
+            "critic": lambda seed: fresh(derive("critic", seed), dim),
+        },
+        data=lambda seed: {split: draw(split, seed) for split in SPLITS},
+        probes={"sw2": sliced_w2(), "mmd": mmd(), "recall": mode_recall(), "quality": mode_quality()},
+    )
