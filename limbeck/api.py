@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from limbeck import claim as claims
+from limbeck.adapters.causal_lm import CausalLM
 from limbeck.adapters.data import hold_out, open_data
 from limbeck.adapters.sentence import Sentence
 from limbeck.adapters.source import open_player, read_for
@@ -36,11 +37,14 @@ from limbeck.examine import examine, examine_on_bed, examine_pairs
 from limbeck.index import load
 from limbeck.loop import Loop, Options
 from limbeck.override import flatten, override
+from limbeck.part import Part
 from limbeck.players import Players
-from limbeck.progress import LiveProgress, Progress
+from limbeck.probes import classification, language
+from limbeck.progress import LiveProgress, Progress, memory
 from limbeck.recipe import Learn, Recipe, walk
 from limbeck.report import formulas, write_report
 from limbeck.report.card import About, write_card
+from limbeck.roles import Role
 from limbeck.run import Run
 
 __all__ = ["compare", "distill", "report", "verify"]
@@ -137,7 +141,7 @@ def distill(
         show.note(note)
     options = Options(
         seed=seed, micro_batch=micro_batch, eval_every=eval_every, patience=patience, max_seconds=max_time,
-        probes=dict(job.bed.probes) if job.bed else {}, max_steps=int(dry_run),
+        probes=_probes(job), max_steps=int(dry_run),
     )  # fmt: skip
     path = None if dry_run else Path(out)
     record = _record(job, seed)
@@ -148,14 +152,28 @@ def distill(
         if path is not None and accelerator.is_main_process:
             _finish(job, ended, loop.data, path, seed, show)
         run.update(finished=_now())
-    if path is not None and accelerator.is_main_process:
-        show.note(f"report: {write_report([path])}")
+    if dry_run:
+        show.note(f"dry run: one step of each stage works, with {memory()}; nothing was written to {out}")
+    elif accelerator.is_main_process:
+        show.note(f"report: {write_report([Path(out)])}")
     return Path(out)
+
+
+def _probes(job: Job) -> dict[str, Part]:
+    """What is evaluated on held-out rows while the student learns."""
+    student = job.nets.get("student")
+    if job.bed is not None:
+        return dict(job.bed.probes)
+    if isinstance(student, CausalLM):
+        return {"nll": language.nll()}
+    labelled = "test" in job.data and "y" in job.data["test"].take(torch.arange(1))
+    return {"nll": classification.nll(), "accuracy": classification.accuracy()} if labelled else {}
 
 
 def _sized(recipe: Recipe, steps: int | None, batch_size: int | None) -> Recipe:
     """Set steps and batch size of every learning stage."""
-    learning = {stage.name for stage in walk(recipe.stages) if isinstance(stage, Learn)}
+    stages = [stage for stage in walk(recipe.stages) if isinstance(stage, Learn)]
+    learning = {stage.name for stage in stages if stage.steps or stage.epochs}
     changes: dict[str, int] = {}
     for path in flatten(recipe):
         *above, name = path.split(".")
@@ -166,7 +184,9 @@ def _sized(recipe: Recipe, steps: int | None, batch_size: int | None) -> Recipe:
 
 
 def _open(recipe: Recipe, specs: dict[str, str], data: str, eval: str | None, seed: int) -> Job:
-    """Open players and data."""
+    """Open players and data; a derived player that is given after all is taken as it is given."""
+    derived = {n: Role(r.optimizer) for n, r in recipe.players.items() if n in specs and not r.given}
+    recipe = replace(recipe, players={**recipe.players, **derived})
     given = [name for name, role in recipe.players.items() if role.given]
     bed = load_bed(data) if data in beds() and not Path(data).exists() else None
     for name in specs:

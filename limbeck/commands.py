@@ -52,7 +52,7 @@ def _keys(incomplete: str) -> list[str]:
 
 
 Key = Annotated[str, typer.Argument(help="The key of a recipe.", autocompletion=_keys)]
-Keys = Annotated[list[str], typer.Argument(help="Keys of recipes.", autocompletion=_keys)]
+Keys = Annotated[list[str], typer.Argument(help="Keys of recipes, or files of your own.", autocompletion=_keys)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
@@ -121,6 +121,7 @@ def new(
     path = write(key, folder)
     print(f"wrote {path}; it runs as it is:")
     print(f"limbeck distill --recipe {path} --data digits --out runs/{key}")
+    print(f"limbeck verify {path}")
 
 
 @app.command()
@@ -149,6 +150,14 @@ def data_check(
 
         found = inspect_data(data, rows)
     (print_json if as_json else print_plain)(found)
+
+
+@data_app.command("add")
+def data_add(folder: Annotated[str, typer.Argument(help="A folder; its name is the name of the data set.")]) -> None:
+    """Copy a data set into the library, with hashes, so that it is found by name."""
+    from limbeck.library import add
+
+    print(add(folder))
 
 
 def _from_config(ctx: typer.Context, path: Path | None) -> Path | None:
@@ -281,7 +290,9 @@ def distill(
 
 @app.command()
 def verify(
-    keys: Annotated[list[str] | None, typer.Argument(help="Keys of recipes.", autocompletion=_keys)] = None,
+    keys: Annotated[
+        list[str] | None, typer.Argument(help="Keys of recipes, or files of your own.", autocompletion=_keys)
+    ] = None,
     all_: Annotated[bool, typer.Option("--all", help="Every recipe that claims something.")] = False,
     seeds: Annotated[int | None, typer.Option(min=3, help="Paired seeds; by default the claim's.")] = None,
     seed_offset: Annotated[int, typer.Option(help="Added to every seed.")] = 0,
@@ -292,9 +303,11 @@ def verify(
     """Run claims afresh; the exit code is 0 if all of them hold."""
     if bool(keys) == all_:
         raise BadValue("give keys of recipes, or --all")
-    from limbeck.index import find, records
+    from limbeck.index import records
 
-    wanted = [find(key)["key"] for key in keys or ()] or [r["key"] for r in records() if r["claim"]]
+    wanted = _known(keys or ()) or [r["key"] for r in records() if r["claim"]]
+    if write and (own := [key for key in wanted if key.endswith(".py")]):
+        raise BadValue(f"--write keeps evidence of the package's recipes; put {own[0]} into limbeck/recipes first")
     with _quiet(as_json):
         from limbeck import api
 
@@ -306,6 +319,18 @@ def verify(
             print("\n".join(_verdicts(evidence)))
     if any(evidence["status"] != "holds" for evidence in found):
         raise typer.Exit(1)
+
+
+def _known(keys: Sequence[str]) -> list[str]:
+    """The keys and recipe files, each of which is there and can be read.
+
+    Raises:
+        UnknownName: no recipe of that key.
+        BadValue: no such file, or no recipe in it.
+    """
+    from limbeck.index import find
+
+    return [key for key in keys if find(key)]
 
 
 def _verdicts(evidence: Mapping[str, Any]) -> Iterator[str]:
@@ -329,9 +354,7 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Run recipes side by side on a bed."""
-    from limbeck.index import find
-
-    wanted = [find(key)["key"] for key in keys]
+    wanted = _known(keys)
     with _quiet(as_json):
         from limbeck import api
 
@@ -353,9 +376,13 @@ def report(
 @app.command("try")
 def try_(run: Annotated[str, typer.Argument(help="A run directory.")]) -> None:
     """Ask teacher and student the same, side by side."""
-    from limbeck import api
+    from limbeck.side_by_side import lines, side_by_side
 
-    print_plain(api.try_(run))
+    hint, ask = side_by_side(Path(run))
+    if sys.stdin.isatty():
+        print(f"type {hint}; an empty line or Ctrl-D ends", file=sys.stderr)
+    for line in lines(ask, iter(lambda: sys.stdin.readline().rstrip("\n"), "")):
+        print(line, flush=True)
 
 
 def _later(name: str) -> Callable[[], None]:

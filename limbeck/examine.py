@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ LOGITS = 2**23  # logits of one model that are held at a time
 KL, AGREES = "KL from the teacher", "top-1 agreement with the teacher"
 
 
-def examine(nets: Mapping[str, nn.Module], source: Source, disk: Mapping[str, Path] | None = None) -> Examination:
+def examine(nets: Mapping[str, Any], source: Source, disk: Mapping[str, Path] | None = None) -> Examination:
     """Examine models on held-out rows.
 
     Args:
@@ -70,7 +71,7 @@ def _cost(net: nn.Module, batch: Batch, path: Path | None, want: str) -> Cost:
     return measure_cost(net, lambda: net(batch, frozenset({want})), batch.size, path=path)
 
 
-def _answers(nets: Mapping[str, nn.Module], batches: Sequence[Batch], want: str) -> dict[str, Tensor]:
+def _answers(nets: Mapping[str, Any], batches: Sequence[Batch], want: str) -> dict[str, Tensor]:
     """(N, ...) what each model answers."""
     return {who: torch.cat([net(b, frozenset({want}))[want] for b in batches]) for who, net in nets.items()}
 
@@ -78,7 +79,7 @@ def _answers(nets: Mapping[str, nn.Module], batches: Sequence[Batch], want: str)
 # -- language models --------------------------------------------------------------------------------------------------
 
 
-def _language(nets: Mapping[str, nn.Module], batches: Sequence[Batch]) -> dict[str, Any]:
+def _language(nets: Mapping[str, Any], batches: Sequence[Batch]) -> dict[str, Any]:
     """Loss on the reference, distance to the teacher, and what each says when it is asked."""
     rows = [_token_figures(nets, batch) for batch in batches]
     per = {name: {w: np.concatenate([r[name][w] for r in rows]) for w in rows[0][name]} for name in rows[0]}
@@ -109,7 +110,7 @@ def _named(batches: Sequence[Batch]) -> dict[str, list[str]]:
     return {name: [v for b in batches for v in b[name]] for name in ("category", "source") if name in batches[0]}
 
 
-def _token_figures(nets: Mapping[str, nn.Module], batch: Batch) -> dict[str, dict[str, Any]]:
+def _token_figures(nets: Mapping[str, Any], batch: Batch) -> dict[str, dict[str, Any]]:
     """Means over each row's targets, row by row; the logits are made a few tokens at a time."""
     mask_BT = batch["mask"]
     heads = {who: net(batch, frozenset({"head"}))["head"].predicting(mask_BT) for who, net in nets.items()}
@@ -140,7 +141,7 @@ def _at_tokens(logp: Mapping[str, Tensor], targets: Tensor) -> dict[str, dict[st
     return out
 
 
-def _texts(nets: Mapping[str, nn.Module], batches: Sequence[Batch]) -> dict[str, Any]:
+def _texts(nets: Mapping[str, Any], batches: Sequence[Batch]) -> dict[str, Any]:
     """Prompts, reference answers and what each model says, as text."""
     prompts, expected = [], []
     said: dict[str, list[str]] = {who: [] for who in nets}
@@ -173,7 +174,7 @@ def _decoded(tokenizer: Any, tokens: Tensor, start: Tensor, stop: Tensor) -> lis
 # -- classifiers, embedders, everything else --------------------------------------------------------------------------
 
 
-def _classifier(nets: Mapping[str, nn.Module], batches: Sequence[Batch]) -> dict[str, Any]:
+def _classifier(nets: Mapping[str, Any], batches: Sequence[Batch]) -> dict[str, Any]:
     """Right or wrong, how sure, and agreement with the teacher."""
     y = torch.cat([b["y"] for b in batches])
     logp = {who: F.log_softmax(z.double(), -1) for who, z in _answers(nets, batches, "logits").items()}
@@ -201,7 +202,7 @@ def _inputs(net: nn.Module, batches: Sequence[Batch]) -> list[str]:
     return [t for b in batches for t in _decoded(tokenizer, b.tokens, torch.zeros_like(b.length), b.length)]
 
 
-def _distance(nets: Mapping[str, nn.Module], batches: Sequence[Batch]) -> dict[str, Any]:
+def _distance(nets: Mapping[str, Any], batches: Sequence[Batch]) -> dict[str, Any]:
     """How far each student is from the teacher, where nothing else is known of the rows."""
     want = "embedding" if isinstance(nets["after"], Sentence) else "logits"
     answers = _answers(nets, batches, want)
@@ -260,7 +261,7 @@ def examine_pairs(
     scores = {who: (-np.abs(rankdata(s) / len(rated) - share)).tolist() for who, s in similar.items()}
     timed = first[:CHUNK]
     costs = {
-        w: measure_cost(n, lambda n=n: encode(n, timed), len(timed), path=(disk or {}).get(w)) for w, n in nets.items()
+        w: measure_cost(n, partial(encode, n, timed), len(timed), path=(disk or {}).get(w)) for w, n in nets.items()
     }
     return Examination(
         qualities=[quality], costs=costs, score="closeness to the human rating, in ranks", scores=scores,

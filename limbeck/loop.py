@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from limbeck.batch import Batch, Moment
 from limbeck.checkpoint import load_latest, save_checkpoint
 from limbeck.data import Source, Table, batch_of, rows_of_step
-from limbeck.errors import BadValue, unknown
+from limbeck.errors import BadData, BadValue, unknown
 from limbeck.part import Expr, Part
 from limbeck.players import Players, build
 from limbeck.processes import Interrupt, share, sum_counts
@@ -172,7 +172,7 @@ class Loop:
         source, journal = self._data(stage.data, path), self.run.journal(path)
         chunks: list[dict[str, Any]] = []
         self.players.turn(path)
-        starts = range(0, len(source), stage.chunk)
+        starts = range(0, len(source), stage.chunk)[: self.options.max_steps or None]
         for i, start in enumerate(self.progress.track(path, starts)):
             made = journal.read(i)
             if made is None:
@@ -273,7 +273,10 @@ class Loop:
             self.players.turn(f"{phase.name}/states")
             with torch.no_grad():
                 batch = phase.batch(self.players, batch)
-        return replace(batch, counts=sum_counts(batch.count(), self.accelerator))
+        counts = sum_counts(batch.count(), self.accelerator)
+        if not counts["tokens"]:
+            raise BadData(f"phase {phase.name!r} got a batch without target tokens: do the rows hold prompts only?")
+        return replace(batch, counts=counts)
 
     def _shared(self, batch: Batch) -> dict[Any, Any]:
         """The answers on a batch that the next phase may share: those of players that never change."""

@@ -19,8 +19,10 @@ from limbeck.batch import Batch
 from limbeck.part import part, terms
 from limbeck.parts.classification import cross_entropy
 from limbeck.parts.optimizer import adamw
+from limbeck.parts.schedule import cosine
 from limbeck.players import Players
-from limbeck.recipe import Learn, Phase, Recipe
+from limbeck.probes.classification import accuracy
+from limbeck.recipe import Arm, Claim, Learn, Phase, Recipe, Tune, more
 from limbeck.roles import frozen, learning
 
 
@@ -34,8 +36,10 @@ def matching(players: Players, batch: Batch, *, temperature: float = 2.0) -> Ten
     return -(teacher * players.student(batch, "logits").div(temperature).log_softmax(-1)).sum(-1)
 
 
-# Next: put your idea into `matching`, or take parts from limbeck.parts; see every setting with `limbeck show FILE`;
-# add a `claim=Claim(...)` that says on which bed it beats what (limbeck/recipe.py), and run it.
+# 1. Put your idea into `matching`, or take parts from limbeck.parts; `limbeck show FILE` prints every setting.
+# 2. Say what it beats, on which bed, and what is lost without it; `limbeck verify FILE` finds out whether that is so.
+RATES = {"student.optimizer.lr.start": (3e-3, 1e-2)}
+
 recipe = Recipe(
     key="KEY",
     title="The title of the paper",
@@ -44,14 +48,23 @@ recipe = Recipe(
     kind="method",
     learns="student weights",
     teacher="white-box",
-    players={"student": learning(adamw(lr=1e-3)), "teacher": frozen()},
+    players={"student": learning(adamw(lr=cosine(start=1e-3))), "teacher": frozen()},
     stages=(
         Learn(
             "distill",
-            (Phase("student", ("student",), terms(soft=matching(), hard=0.1 * cross_entropy())),),
+            (Phase("student", ("student",), terms(soft=1.0 * matching(), hard=0.1 * cross_entropy())),),
             steps=200,
             batch_size=32,
         ),
+    ),
+    claim=Claim(
+        bed="digits_few",
+        arms={"mine": Arm(), "alone": Arm("alone"), "without": Arm(set={"distill.student.loss.soft.weight": 0.0})},
+        probes={"accuracy": accuracy()},
+        says=(more("accuracy", "mine", "alone", by=0.005),),
+        set={"distill.steps": 200, "distill.batch_size": 32},
+        tune=Tune("accuracy", {"mine": RATES, "alone": RATES, "without": RATES}),
+        control="without",
     ),
 )
 '''

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from limbeck import library
 from limbeck.adapters.weights import silent
 from limbeck.batch import Column
 from limbeck.data import Source, Table
@@ -174,7 +175,8 @@ def open_data(spec: str | Path, *, take: int | None = None, whole: bool = False)
     """Open rows of any known kind.
 
     Args:
-        spec: a file, a pattern (`shards/*.parquet`), a folder, or a name of the hub as `name`, `name:config`,
+        spec: a file, a pattern (`shards/*.parquet`), a folder, a name of the library (`limbeck data add`), also with a
+            file in it (`stsb/train.csv`), or a name of the hub as `name`, `name:config`,
             `name@split`; the network is used for names only.
         take: the first n rows only; names of the hub are then streamed, not downloaded.
         whole: text files as one row, to be cut into windows, in place of a row a line.
@@ -189,6 +191,8 @@ def open_data(spec: str | Path, *, take: int | None = None, whole: bool = False)
         `open_data("prompts.jsonl").names`
     """
     spec = str(spec)
+    if not Path(spec).exists() and (first := spec.split("/")[0]) in library.names():
+        spec = str(library.find(first) / spec.removeprefix(first).lstrip("/"))
     files = _files(spec)
     if not files and not Path(spec).exists():
         return _from_hub(spec, take)
