@@ -41,7 +41,6 @@ class Options:
         micro_batch: rows at a time in a process; 0 for all; halved when memory runs out.
         eval_every: steps between evaluations of `probes`; 0 for never.
         patience: evaluations without improvement of the first probe after which a stage ends; 0 for no early stop.
-        lower: whether less of the first probe is better.
         probes: name to probe part, evaluated while learning.
         checkpoint_seconds: time between checkpoints.
         max_seconds: time after which the run stops, resumable; 0 for no limit.
@@ -52,7 +51,6 @@ class Options:
     micro_batch: int = 0
     eval_every: int = 0
     patience: int = 0
-    lower: bool = True
     probes: Mapping[str, Part] = field(default_factory=dict)
     checkpoint_seconds: float = 30.0
     max_seconds: float = 0.0
@@ -314,7 +312,8 @@ class Loop:
             return False
         figures = self.probe(self.options.probes)
         logged |= {f"eval/{k}": v for k, v in figures.items()}
-        value = next(iter(figures.values())) * (1 if self.options.lower else -1)
+        name, probe = next(iter(self.options.probes.items()))
+        value = -figures[name] if probe.spec.higher else figures[name]
         better = value < self.best[0]
         self.best = [value, 0.0] if better else [self.best[0], self.best[1] + 1]
         return 0 < self.options.patience <= self.best[1]

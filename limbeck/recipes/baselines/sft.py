@@ -10,8 +10,8 @@ from limbeck.roles import learning
 
 imitate = (Phase("student", learns=("student",), loss=sequence_mean() * cross_entropy()),)
 
-# what recipes begin with whose students must know the task before they are distilled
-warm_up = Learn("warm", phases=imitate, batch_size=32)
+# for students that do not know the task yet: set warm.epochs or warm.steps
+warm_up = Learn("warm", phases=imitate, epochs=0.0, batch_size=32)
 
 recipe = Recipe(
     key="sft",

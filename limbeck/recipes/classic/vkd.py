@@ -14,6 +14,7 @@ from limbeck.roles import built, frozen, learning
 
 optimizer = adamw(lr=cosine(start=1e-3, warmup=0.05), weight_decay=0.05)
 loss = terms(labels=cross_entropy(), soft=1.0 * kl(temperature=1.0), features=1.0 * standardised_features())
+GRID = {"student.optimizer.lr.start": (3e-3, 1e-2), "distill.student.loss.features.weight": (0.1, 0.3, 1.0)}
 
 recipe = Recipe(
     key="vkd",
@@ -44,17 +45,16 @@ recipe = Recipe(
         },
         probes={"accuracy": accuracy(), "gram_gap": gram_gap()},
         says=(
-            more("accuracy", "vkd", "feature-mse", by=0.01),
+            more("accuracy", "vkd", "feature-mse", by=0.005),
             more("accuracy", "vkd", "alone", by=0.005),
             within("gram_gap", "vkd", 1e-4),
         ),
         set={"distill.steps": 400, "distill.batch_size": 32},
         tune=Tune(
             "accuracy",
-            {
-                arm: {"student.optimizer.lr.start": (3e-3, 1e-2, 3e-2)}
-                for arm in ("vkd", "free", "feature-mse", "alone")
-            },
+            {arm: GRID for arm in ("vkd", "free", "feature-mse")}
+            | {"alone": {"student.optimizer.lr.start": (1e-3, 2e-3, 3e-3, 5e-3, 1e-2, 2e-2)}},
+            seeds=2,
         ),
         seeds=5,
         control="free",

@@ -1,0 +1,44 @@
+"""Embedding MSE: unlabelled rows, and the teacher's embedding of each, asked for once."""
+
+from __future__ import annotations
+
+from limbeck.parts.embedding import cosine_distance, remember
+from limbeck.parts.optimizer import adamw
+from limbeck.parts.schedule import cosine
+from limbeck.probes.classification import accuracy
+from limbeck.recipe import Arm, Claim, Learn, Make, Phase, Recipe, Tune, more
+from limbeck.roles import cached, frozen, learning
+
+loss = cosine_distance().on(teacher="cache")
+optimizer = adamw(lr=cosine(start=5e-4, warmup=0.06), betas=(0.9, 0.98), weight_decay=0.0)
+LOGITS = {"ask.rows.want": "logits", "distill.student.loss.want": "logits"}
+RATES = {"student.optimizer.lr.start": (1e-3, 3e-3, 1e-2)}
+
+recipe = Recipe(
+    key="embedding-mse",
+    title="Making Monolingual Sentence Embeddings Multilingual using Knowledge Distillation",
+    paper="arXiv:2004.09813",
+    family="baselines",
+    kind="method",
+    learns="student weights",
+    teacher="black-box",
+    players={"student": learning(optimizer), "teacher": frozen(), "cache": cached()},
+    stages=(
+        Make("ask", remember(), into="asked"),
+        Learn("distill", (Phase("student", ("student",), loss),), epochs=4.0, batch_size=32, data="asked", clip=1.0),
+    ),
+    deviates=(
+        "one language, without the second loss on translations",
+        "the cosine distance, half the squared error of embeddings of length one, so that lengths need not agree",
+    ),
+    claim=Claim(
+        bed="digits_few",
+        arms={"embedding-mse": Arm(set=LOGITS), "alone": Arm("alone")},
+        probes={"accuracy": accuracy()},
+        says=(more("accuracy", "embedding-mse", "alone", by=0.01),),
+        set={"distill.steps": 400, "distill.batch_size": 32},
+        tune=Tune("accuracy", {arm: RATES for arm in ("embedding-mse", "alone")}, seeds=2),
+        seeds=5,
+        control="alone",
+    ),
+)
