@@ -126,6 +126,8 @@ class Batch(Mapping[str, Any]):
         return replace(self, columns={k: c[rows] for k, c in self.columns.items()}, rng=self.rng.at(rows), memo={})
 
     def to(self, device: torch.device | str) -> Batch:
-        """Return the batch with its tensors on `device`."""
+        """Return the batch with its tensors on `device`; itself, if they are there."""
+        if self.device == torch.device(device) and self.rng.rows.device == self.device:
+            return self
         moved = {k: c.to(device, non_blocking=True) if isinstance(c, Tensor) else c for k, c in self.columns.items()}
         return replace(self, columns=moved, rng=Rng(self.rng.key, self.rng.rows.to(device)), memo={})

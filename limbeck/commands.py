@@ -277,6 +277,7 @@ def distill(
     found = find(recipe or key)
     if data is None:
         raise BadValue("--data is missing: a file, a folder, a name of datasets, or a bed")
+    sys.path.append(str(Path.cwd()))  # for module:factory; at the end, where nothing installed is shadowed
     from limbeck import api
 
     run = api.distill(

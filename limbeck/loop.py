@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -200,7 +201,7 @@ class Loop:
             for name in stage.learns:
                 self.players[name].changed = True
             self._log(path, step, {k: float(v) for k, v in metrics.items()})
-            self._after(path, step + 1, state)
+            self._after(path, step + 1, partial(dict, state))
 
     def _measure(self, stage: Measure, path: str) -> None:
         figures = self.probe(stage.probes)
@@ -227,7 +228,7 @@ class Loop:
             self._log(path, step, logged)
             if stop:
                 break
-            self._after(path, step + 1, self.updates.state())
+            self._after(path, step + 1, self.updates.state)
 
     def _check_coupled(self, stage: Learn) -> None:
         """Refuse to split a batch whose rows a part couples."""
@@ -263,7 +264,7 @@ class Loop:
     def _batch(self, source: Source, rows: Tensor, key: tuple[Any, ...], at: Moment, here: slice) -> Batch:
         """The rows `here` of a global batch."""
         rng = Rng(key, torch.arange(here.start, here.stop))
-        return replace(batch_of(source, rows[here]), rng=rng, at=at).to(self.device)
+        return Batch({**source.take(rows[here]), "index": rows[here]}, rng, at).to(self.device)
 
     def _states(self, phase: Phase, batch: Batch) -> Batch:
         """The states of an update: what the phase's batch part makes of rows of data."""
@@ -335,15 +336,15 @@ class Loop:
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
-    def _after(self, path: str, step: int, state: Any) -> None:
+    def _after(self, path: str, step: int, state: Callable[[], Any]) -> None:
         """After a step: stop if asked to, and write a checkpoint if it is time."""
         now = time.monotonic()
         due = now - self.checked > self.options.checkpoint_seconds
         if self.interrupt.asked(self.accelerator):
-            self._checkpoint(path, step, state)
+            self._checkpoint(path, step, state())
             raise KeyboardInterrupt(f"stopped in stage {path} after step {step}")
         if due and self.run.path is not None:
-            self._checkpoint(path, step, state)
+            self._checkpoint(path, step, state())
 
     def _checkpoint(self, path: str, step: int, state: Any = None) -> None:
         self.checked = time.monotonic()

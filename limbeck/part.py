@@ -136,6 +136,10 @@ def _kinds(annotation: Any) -> set[type]:
     return {origin if isinstance(origin, type) else object}
 
 
+@typing.overload
+def part(fn: Callable[..., Any]) -> Spec: ...
+@typing.overload
+def part(*, coupled: bool = ..., higher: bool = ...) -> Callable[[Callable[..., Any]], Spec]: ...
 def part(fn: Callable[..., Any] | None = None, *, coupled: bool = False, higher: bool = False) -> Any:
     """Make a function a part: `part` or `part(coupled=True)` as a decorator.
 
@@ -366,7 +370,7 @@ class Scaled(Expr):
 
     def children(self) -> dict[str, Any]:
         """The weight, and whatever the weighted loss has."""
-        return {"weight": self.weight, **self.expr.children()}
+        return {**self.expr.children(), "weight": self.weight}
 
     def child(self, name: str, value: Any) -> Expr:
         """Return the product with its weight, or something in its loss, replaced."""
