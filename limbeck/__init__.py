@@ -28,20 +28,18 @@ __all__ = [
     "load",
     "load_bed",
     "more",
-    "part",
-    "report",
     "terms",
     "verify",
     "within",
 ]
 
 _HOME = {
-    "limbeck.api": ("compare", "distill", "report", "verify"),
+    "limbeck.api": ("compare", "distill", "verify"),
     "limbeck.batch": ("Batch",),
     "limbeck.beds": ("Bed", "load_bed"),
     "limbeck.data": ("Table",),
     "limbeck.index": ("load",),
-    "limbeck.part": ("Part", "part", "terms"),
+    "limbeck.part": ("Part", "terms"),
     "limbeck.players": ("Players",),
 }
 

@@ -231,9 +231,9 @@ def _read_eval(job: Job, reader: nn.Module, spec: str) -> None:
     rows = open_data(spec)
     rated = {"sentence1", "sentence2", "score"}
     if isinstance(reader, Sentence):
-        if not rated <= {*rows.names}:
+        if not rated <= {*rows.take(torch.arange(1))}:
             raise BadData(f"{spec}: an embedder is examined on columns sentence1, sentence2 and score (a human rating)")
-        columns = rows.take(torch.arange(len(rows)))
+        columns: Mapping[str, Any] = rows.take(torch.arange(len(rows)))
         first, second, ratings = ([*columns[name]] for name in ("sentence1", "sentence2", "score"))
         job.pairs = first, second, [float(r) for r in ratings]
     else:

@@ -22,7 +22,7 @@ from scipy.stats import t as student_t
 from limbeck.beds import Bed, load_bed
 from limbeck.data import Source
 from limbeck.errors import BadValue, BrokenRecipe, unknown
-from limbeck.index import fingerprint, load
+from limbeck.index import fingerprint, keys, load
 from limbeck.loop import Loop, Options
 from limbeck.override import flatten, override
 from limbeck.players import Players
@@ -203,7 +203,8 @@ def _score(trial: Trial, name: str, point: Mapping[str, Any]) -> float:
     assert rule is not None
     seeds = range(TUNING_SEEDS, TUNING_SEEDS + rule.seeds)
     mean = statistics.fmean(trial.figures(name, point, seed, "valid")[rule.probe] for seed in seeds)
-    return (mean if rule.lower else -mean) if math.isfinite(mean) else math.inf
+    higher = trial.claim.probes[rule.probe].spec.higher
+    return (-mean if higher else mean) if math.isfinite(mean) else math.inf
 
 
 def verify(
@@ -267,25 +268,44 @@ def conclude(claim: Claim, figures: Figures) -> dict[str, Any]:
     }
 
 
+def tried_on(recipe: Recipe) -> tuple[Claim, Recipe, dict[str, Any]]:
+    """Find where a recipe is tried: in its own claim, or in the first claim that has it as an arm.
+
+    Args:
+        recipe: any recipe, a baseline too.
+
+    Returns:
+        The claim; the recipe at that claim's size, with the arm's settings; and what was tuned for that arm.
+
+    Raises:
+        BrokenRecipe: no claim runs it, so that nobody can tell on which bed it works.
+    """
+    for other in (recipe, *(load(key) for key in keys() if key != recipe.key)):
+        arms = other.claim.arms if other.claim is not None else {}
+        name = next((n for n, arm in arms.items() if (arm.recipe or other.key) == recipe.key), None)
+        if name is not None and other.claim is not None:
+            sized = arm_recipe(other, arms[name], other.claim.set)
+            return other.claim, sized, (remembered(other.key, other.claim) or {}).get(name, {})
+    raise BrokenRecipe(f"no claim runs {recipe.key}: give it a claim, or make it an arm of one")
+
+
 def figures_on_bed(recipe: Recipe, bed: Bed, seeds: int) -> dict[str, list[float]]:
     """Run a recipe on a bed and measure it by the bed's probes.
 
     Args:
-        recipe: runs at the size and with the tuned settings of its claim, if the claim is on this bed.
+        recipe: runs at the size and with the tuned settings of the claim that tries it, if that is on this bed.
         bed: the bed.
         seeds: the number of runs.
 
     Returns:
         Probe to one figure a seed.
     """
-    claim = recipe.claim
-    if claim is not None and claim.bed == bed.key:
-        main = claim.says[0].arm
-        tuned = (remembered(recipe.key, claim) or {}).get(main, {})
-        recipe = arm_recipe(recipe, claim.arms[main], {**claim.set, **tuned})
+    claim, sized, tuned = tried_on(recipe)
+    here = claim.bed == bed.key
+    chosen = override(sized, tuned) if here else recipe
     out: dict[str, list[float]] = {name: [] for name in bed.probes}
     for seed in range(seeds):
-        players, data = run_arm(recipe, bed, seed, claim.players if claim else None)
+        players, data = run_arm(chosen, bed, seed, claim.players if here else None)
         players.turn("probe")
         for name, probe in bed.probes.items():
             out[name].append(float(probe(players, data)))

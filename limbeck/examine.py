@@ -81,6 +81,10 @@ def _answers(nets: Mapping[str, Any], batches: Sequence[Batch], want: str) -> di
 
 def _language(nets: Mapping[str, Any], batches: Sequence[Batch]) -> dict[str, Any]:
     """Loss on the reference, distance to the teacher, and what each says when it is asked."""
+    notes = []
+    if not any(bool(batch["mask"].any()) for batch in batches):
+        notes.append("the rows hold no answers: the teacher's own greedy answers are the reference")
+        batches = [_answered(nets, batch) for batch in batches]
     rows = [_token_figures(nets, batch) for batch in batches]
     per = {name: {w: np.concatenate([r[name][w] for r in rows]) for w in rows[0][name]} for name in rows[0]}
     texts = _texts(nets, batches)
@@ -97,12 +101,31 @@ def _language(nets: Mapping[str, Any], batches: Sequence[Batch]) -> dict[str, An
         for name, scores in per.items()
     ]
     return {
-        "qualities": qualities, "want": "logits",
+        "qualities": qualities, "want": "logits", "notes": notes,
         "score": "right answer" if decides else "loss on the reference (nats a token)",
         "higher_is_better": decides, "scores": exact if decides else per["loss on the reference"],
         "inputs": texts["prompts"], "expected": texts["expected"], "outputs": texts["said"],
         "slices": {"length in tokens": buckets(torch.cat([b.length for b in batches]).tolist())} | _named(batches),
     }  # fmt: skip
+
+
+def _answered(nets: Mapping[str, Any], batch: Batch) -> Batch:
+    """Prompts with the teacher's own greedy answers as targets."""
+    if "teacher" not in nets:
+        raise BadData("the held-out rows hold prompts only, and there is no teacher to answer them: give --eval")
+    tokens, ends = _said(nets["teacher"], "teacher", batch)
+    at = torch.arange(tokens.shape[1], device=tokens.device)
+    mask = (at >= batch.prompt[:, None]) & (at < ends[:, None])
+    return batch.with_(tokens=tokens, mask=mask, length=ends)
+
+
+def _said(net: Any, who: str, batch: Batch) -> tuple[Tensor, Tensor]:
+    """What a model says greedily to the prompts of a batch: tokens with the prompts, and their lengths."""
+    width = int(batch.prompt.max())
+    asked = batch.tokens[:, :width] * (torch.arange(width, device=batch.device) < batch.prompt[:, None])
+    room = SAID if net.context is None else max(1, min(SAID, int(net.context) - width))
+    player = Player(who, frozen(), net)
+    return sample(player, asked, batch.prompt, batch.rng, temperature=0.0, max_new_tokens=room)
 
 
 def _named(batches: Sequence[Batch]) -> dict[str, list[str]]:
@@ -147,15 +170,12 @@ def _texts(nets: Mapping[str, Any], batches: Sequence[Batch]) -> dict[str, Any]:
     said: dict[str, list[str]] = {who: [] for who in nets}
     tokenizer = nets["after"].tokenizer
     for batch in batches:
-        cut = batch["tokens"].where(torch.arange(batch.tokens.shape[1], device=batch.device) < batch.prompt[:, None], 0)
-        cut, length = cut[:, : int(batch.prompt.max())], batch.prompt
-        prompts += _decoded(tokenizer, batch.tokens, torch.zeros_like(length), length)
-        expected += _decoded(tokenizer, batch.tokens, length, batch.length)
+        start = torch.zeros_like(batch.prompt)
+        prompts += _decoded(tokenizer, batch.tokens, start, batch.prompt)
+        expected += _decoded(tokenizer, batch.tokens, batch.prompt, batch.length)
         for who, net in nets.items():
-            room = SAID if net.context is None else max(1, min(SAID, net.context - int(length.max())))
-            player = Player(who, frozen(), net)
-            tokens, ends = sample(player, cut, length, batch.rng, temperature=0.0, max_new_tokens=room)
-            said[who] += _decoded(tokenizer, tokens, length, ends)
+            tokens, ends = _said(net, who, batch)
+            said[who] += _decoded(tokenizer, tokens, batch.prompt, ends)
     return {"prompts": prompts, "expected": expected, "said": said}
 
 
@@ -291,7 +311,7 @@ def examine_on_bed(nets: Mapping[str, nn.Module], bed: Bed, data: Mapping[str, S
     """
     qualities = []
     for name, probe in bed.probes.items():
-        values = {who: float(probe(_seats(nets, who), data)) for who in nets if who != "teacher"}
+        values = {who: float(probe(_seats(nets, who), data)) for who in nets}
         qualities.append(figures(name, values, higher_is_better=probe.spec.higher))
     return Examination(qualities=qualities)
 

@@ -237,13 +237,11 @@ class Tune:
     Args:
         probe: the probe that decides, on the validation split and on seeds apart from the verdict's.
         grid: arm to dotted path to values; all arms' grids have the same number of points.
-        lower: whether less is better.
         seeds: how many tuning seeds a trial is averaged over.
     """
 
     probe: str
     grid: Mapping[str, Mapping[str, tuple[Any, ...]]]
-    lower: bool = False
     seeds: int = 1
 
 

@@ -36,7 +36,7 @@ def answers(players: Players, data: Mapping[str, Source], player: str, *, split:
     return players[player](rows, "logits"), rows.y
 
 
-@part
+@part(higher=True)
 def accuracy(players: Players, data: Mapping[str, Source], *, player: str = "student") -> float:
     """The share of the test rows whose class has the largest score.
 
@@ -46,7 +46,7 @@ def accuracy(players: Players, data: Mapping[str, Source], *, player: str = "stu
     return float((logits_NC.argmax(-1) == y_N).float().mean())
 
 
-@part
+@part(higher=True)
 def agreement(
     players: Players, data: Mapping[str, Source], *, player: str = "student", teacher: str = "teacher"
 ) -> float:

@@ -199,7 +199,7 @@ def _nearest(x: Tensor, y: Tensor, mode: Tensor) -> tuple[Tensor, Tensor, Tensor
     return nearest, distance <= 3 * std[nearest], count / count.sum()
 
 
-@part
+@part(higher=True)
 def mode_recall(
     players: Players,
     data: Mapping[str, Source],
@@ -228,7 +228,7 @@ def mode_recall(
     return float((held >= share * due).double().mean())
 
 
-@part
+@part(higher=True)
 def mode_quality(players: Players, data: Mapping[str, Source], *, draw: Expr = ONE_STEP, rows: int = 10_000) -> float:
     """The part of the samples that lie in some mode.
 

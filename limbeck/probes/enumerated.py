@@ -137,7 +137,7 @@ def prefix_kl(players: Players, data: Mapping[str, Source]) -> float:
     return float(torch.stack(at).sum(0).mean() / n)
 
 
-@part
+@part(higher=True)
 def sequence_entropy(players: Players, data: Mapping[str, Source]) -> float:
     """The entropy of the student's sequences: small where modes were dropped.
 
@@ -154,7 +154,7 @@ def _typical(logp: Tensor, mass: float) -> Tensor:
     return torch.zeros_like(inside).scatter(-1, order, inside)
 
 
-@part
+@part(higher=True)
 def typical_mass(players: Players, data: Mapping[str, Source], *, mass: float = 0.9) -> float:
     """The share of the student's samples that the teacher could plausibly have written: its quality.
 
@@ -170,7 +170,7 @@ def typical_mass(players: Players, data: Mapping[str, Source], *, mass: float = 
     return float((student.sequences.exp() * inside).sum(-1).mean())
 
 
-@part
+@part(higher=True)
 def coverage(players: Players, data: Mapping[str, Source], *, share: float = 0.2) -> float:
     """The share of the teacher's samples that the student would write often enough: its diversity.
 

@@ -38,7 +38,7 @@ __all__ = [
 ROWS = 128
 
 
-@part
+@part(higher=True)
 def last_number(completion: str, row: Mapping[str, Any]) -> float:
     """Mark a completion by the last number in it, which must be the number in the column `answer`.
 
@@ -52,7 +52,7 @@ def last_number(completion: str, row: Mapping[str, Any]) -> float:
     return float(bool(found) and float(found[-1].replace(",", "")) == float(str(row["answer"]).replace(",", "")))
 
 
-@part
+@part(higher=True)
 def equations_hold(completion: str, row: Mapping[str, Any]) -> float:
     """Mark a completion by the share of the equations written in it that hold: "3 + 4 * 2 = 11".
 
@@ -131,12 +131,12 @@ def _marks(players: Players, data: Mapping[str, Source], verifier: Part, samples
     return sum(marks) / len(marks)
 
 
-@part
+@part(higher=True)
 def answer_accuracy(
     players: Players,
     data: Mapping[str, Source],
     *,
-    verifier: Part = last_number(),  # noqa: B008 (parts are frozen)
+    verifier: Part = last_number(),
     temperature: float = 1.0,
     samples: int = 1,
     limit: int = 256,
@@ -162,12 +162,12 @@ def answer_accuracy(
     return _marks(players, data, verifier, samples, limit, **how)
 
 
-@part
+@part(higher=True)
 def step_accuracy(
     players: Players,
     data: Mapping[str, Source],
     *,
-    verifier: Part = equations_hold(),  # noqa: B008 (parts are frozen)
+    verifier: Part = equations_hold(),
     temperature: float = 1.0,
     samples: int = 1,
     limit: int = 256,
@@ -239,7 +239,7 @@ def nll(players: Players, data: Mapping[str, Source], *, limit: int = 0) -> floa
     return _per_token(players, data, limit, measure)
 
 
-@part
+@part(higher=True)
 def token_agreement(players: Players, data: Mapping[str, Source], *, limit: int = 0) -> float:
     """The share of target tokens at which student and teacher hold the same token for the most probable.
 

@@ -92,7 +92,7 @@ def throughput(
     return _rate(answered, runs)
 
 
-@part
+@part(higher=True)
 def decoding_speed(
     players: Players, data: Mapping[str, Source], *, rows: int = 16, new_tokens: int = 16, runs: int = 3
 ) -> float:

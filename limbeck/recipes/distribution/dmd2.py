@@ -112,7 +112,6 @@ recipe = Recipe(
                 },
                 "no-gan": {"student.optimizer.lr.start": (1.25e-3, 2.5e-3, 5e-3, 1e-2)},
             },
-            lower=True,
         ),
         control="no-gan",
     ),
