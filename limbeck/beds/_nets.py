@@ -23,6 +23,9 @@ class PointField(nn.Module):
 
     v(x_t, t);  x0 = x_t - t v,  e = x_t + (1 - t) v,  score = -e / t
 
+    It is a flow map too: with a column s the velocity is the average one on the way from t down to s. Without it the
+    net answers for s = 0, so that x0 is then the end of the way.
+
     Args:
         dim: D.
         width: units of each hidden layer.
@@ -47,13 +50,15 @@ class PointField(nn.Module):
         self.register_buffer("frequencies", math.pi * 2.0 ** torch.linspace(-1, 3, waves), persistent=False)
 
     def forward(self, batch: Mapping[str, Tensor], want: frozenset[str]) -> dict[str, Any]:
-        """Answer "x0", "eps", "velocity", "score", "features" on x (B, D), t (B,), y (B,); "sample" on z (B, D)."""
+        """Answer "x0", "eps", "velocity", "score", "features" on x (B, D), t, s, y (B,); "sample" on z (B, D)."""
         out: dict[str, Any] = {}
         if want - {"sample"}:
             x, t = batch["x"], batch["t"].to(batch["x"].dtype)[:, None]
             out["features"] = self._features(x, t, batch)
             if want - {"sample", "features"}:
-                out |= _answers(self.out(out["features"]), x, t)
+                out["velocity"] = self.out(out["features"])
+            if want & {"x0", "eps", "score"}:
+                out |= _answers(out["velocity"], x, t)
         if "sample" in want:
             z = batch["z"]
             out["sample"] = z - self.out(self._features(z, torch.ones_like(z[:, :1]), batch))
@@ -62,15 +67,19 @@ class PointField(nn.Module):
     def _features(self, x: Tensor, t: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         angle = t * self.frequencies
         columns = [x, angle.sin(), angle.cos()]
+        if "s" in batch:
+            # adds nothing at s = 0, and on 0 <= s <= t the lowest frequency alone still tells every pair (t, s)
+            ahead = batch["s"].to(x.dtype)[:, None] * self.frequencies
+            columns = [x, columns[1] + ahead.sin(), columns[2] + 1 - ahead.cos()]
         if self.classes:
             columns.append(nn.functional.one_hot(batch["y"], self.classes).to(x.dtype))
         return self.trunk(torch.cat(columns, 1))
 
 
 def _answers(v: Tensor, x: Tensor, t: Tensor) -> dict[str, Tensor]:
-    """All parametrisations of a field from its velocity."""
+    """The other parametrisations of a field from its velocity."""
     eps = x + (1 - t) * v
-    return {"velocity": v, "x0": x - t * v, "eps": eps, "score": -eps / t}
+    return {"x0": x - t * v, "eps": eps, "score": -eps / t}
 
 
 def fresh(seed: int, *shape: int, **more: int) -> PointField:
