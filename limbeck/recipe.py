@@ -255,12 +255,13 @@ class Claim:
         probes: name to probe part `(players, data)`.
         says: the inequalities, all of which must hold.
         set: what is set in every arm: the size of the experiment.
-        tune: the grid; None only where nothing is tuned (identities).
+        tune: the grid.
         seeds: the number of paired seeds, at least 3.
         players: role to the player of the bed that takes it, where the names differ.
         control: the arm with the key ingredient switched off; put in place of the arm that should win, at least one
             inequality must fail.
         no_control: the reason, where no control exists.
+        no_tune: the reason, where there is no grid although arms are compared.
     """
 
     bed: str
@@ -273,6 +274,7 @@ class Claim:
     players: Mapping[str, str] = field(default_factory=dict)
     control: str = ""
     no_control: str = ""
+    no_tune: str = ""
 
     def __post_init__(self) -> None:
         for said in self.says:
@@ -287,6 +289,8 @@ class Claim:
             raise unknown("arm", self.control, self.arms, where="control")
         if self.seeds < 3 or not self.says:
             raise BrokenRecipe("a claim says something, over at least 3 seeds")
+        if not self.tune and not self.no_tune and any(said.sign for said in self.says):
+            raise BrokenRecipe("a claim tunes every arm that it compares, or says in no_tune why it does not")
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,14 @@ def score(players: Players, data: Any, *, k: float = 1.0) -> float:
 
 def claim(says: tuple[Inequality, ...], **changes: Any) -> Claim:
     arms = {"long": Arm(), "short": Arm(set={"fit.steps": 1}), "off": Arm(set={"fit.steps": 1})}
-    given: dict[str, Any] = {"bed": "toy", "arms": arms, "probes": {"score": score()}, "says": says, "control": "off"}
+    given: dict[str, Any] = {
+        "bed": "toy",
+        "arms": arms,
+        "probes": {"score": score()},
+        "says": says,
+        "control": "off",
+        "no_tune": "equal",
+    }
     return Claim(**given | changes)
 
 
@@ -144,6 +151,12 @@ def test_a_claim_names_arms_and_probes_that_exist_and_a_control() -> None:
         claim((more("scroe", "long", "short", by=0.1),))
     with pytest.raises(BrokenRecipe, match="control"):
         claim((more("score", "long", "short", by=0.1),), control="")
+
+
+def test_a_comparison_without_tuning_gives_its_reason() -> None:
+    with pytest.raises(BrokenRecipe, match="no_tune"):
+        claim((more("score", "long", "short", by=0.1),), no_tune="")
+    assert claim((within("score", "long", 0.1),), no_tune="").tune is None
 
 
 def test_conclude_puts_the_control_in_the_winners_place() -> None:

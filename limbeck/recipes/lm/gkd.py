@@ -21,15 +21,17 @@ claim = Claim(
         "off-policy": Arm(set={**REVERSE, "distill.student.batch.share": 0.0}),
         "kd": Arm("kd"),
         "seqkd": Arm("seqkd", set={"ask.rows.max_new_tokens": 6}),
+        "sft": Arm("sft"),
     },
     probes={"sequence_kl_reverse": sequence_kl_reverse()},
     says=(
         less("sequence_kl_reverse", "on-policy", "kd", by=0.2),
         less("sequence_kl_reverse", "on-policy", "seqkd", by=0.2),
+        less("sequence_kl_reverse", "on-policy", "sft", by=0.2),
         less("sequence_kl_reverse", "on-policy", "off-policy", by=0.2),
     ),
     set={"warm.steps": 120, "warm.batch_size": 64, "distill.steps": 150, "distill.batch_size": 64},
-    tune=Tune("sequence_kl_reverse", dict.fromkeys(("on-policy", "off-policy", "kd", "seqkd"), RATES)),
+    tune=Tune("sequence_kl_reverse", dict.fromkeys(("on-policy", "off-policy", "kd", "seqkd", "sft"), RATES)),
     seeds=6,
     control="off-policy",
 )
