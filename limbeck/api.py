@@ -15,9 +15,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
-from safetensors.torch import save_file
 from torch import nn
 
 from limbeck import claim as claims
@@ -301,7 +301,7 @@ def _finish(job: Job, players: Players, data: Mapping[str, Source], path: Path, 
     elif product in data and isinstance(data[product], Table):
         saved.mkdir(exist_ok=True)
         columns = data[product].take(torch.arange(len(data[product])))
-        save_file({k: c for k, c in columns.items() if isinstance(c, torch.Tensor)}, saved / "rows.safetensors")
+        np.savez(saved / "rows.npz", **{k: c.numpy() for k, c in columns.items() if isinstance(c, torch.Tensor)})
     show.note("examining teacher, student before and student after on held-out rows")
     exam = _examined(job, players, path, seed)
     if exam is not None:

@@ -21,7 +21,7 @@ from scipy.stats import t as student_t
 
 from limbeck.beds import Bed, load_bed
 from limbeck.data import Source
-from limbeck.errors import BadValue, BrokenRecipe, unknown
+from limbeck.errors import BadValue, BrokenRecipe, NotFinite, unknown
 from limbeck.index import fingerprint, keys, load
 from limbeck.loop import Loop, Options
 from limbeck.override import flatten, override
@@ -90,16 +90,17 @@ def judge(said: Inequality, figures: Figures, arm: str = "") -> Verdict:
     return Verdict(str(said), left, right, mean, bound, mean >= said.by and bound > 0)
 
 
-def arm_recipe(recipe: Recipe, arm: Arm, settings: Mapping[str, Any]) -> Recipe:
-    """The recipe that an arm runs: its own or another, at the claim's size, with the arm's and the tuned settings.
+def arm_recipe(recipe: Recipe, arm: Arm, size: Mapping[str, Any], tuned: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe that an arm runs: its own or another, at the claim's size, then as the arm has it, then as tuned.
 
     Of the claim's settings, another recipe takes those whose full path it has; its own must fit one and all.
     """
-    if not arm.recipe:
-        return override(recipe, {**settings, **arm.set})
-    base = load(arm.recipe)
-    has = flatten(base)
-    return override(base, {path: v for path, v in settings.items() if path in has} | dict(arm.set))
+    base, size = recipe, dict(size)
+    if arm.recipe:
+        base = load(arm.recipe)
+        has = flatten(base)
+        size = {path: value for path, value in size.items() if path in has}
+    return override(override(base, size | dict(arm.set)), tuned or {})
 
 
 def run_arm(
@@ -153,12 +154,16 @@ class Trial:
             split: "test" for verdicts; "valid" for tuning, which never sees the test rows.
 
         Returns:
-            Probe to figure.
+            Probe to figure; not a number where the run itself became so.
         """
         arm = self.claim.arms[name]
-        recipe = arm_recipe(self.recipe, arm, {**self.claim.set, **tuned})
+        recipe = arm_recipe(self.recipe, arm, self.claim.set, tuned)
         started = time.monotonic()
-        players, data = run_arm(recipe, self.bed, seed, self.claim.players)
+        try:
+            players, data = run_arm(recipe, self.bed, seed, self.claim.players)
+        except NotFinite as error:
+            self.say(f"{self.recipe.key}: {name} seed {seed}: {error}")
+            return dict.fromkeys(self.claim.probes, math.nan)
         data["test"] = data[split]
         if split != "test":
             data.pop(split, None)

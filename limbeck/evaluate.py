@@ -408,11 +408,12 @@ def buckets(values: ArrayLike, *, into: int = 4) -> list[str]:
         into: the number of buckets; equal edges join.
 
     Example:
-        >>> buckets([1, 2, 3, 40], into=2)
-        ['1 to 2', '1 to 2', '3 to 40', '3 to 40']
+        >>> buckets([1, 2, 3, 40], into=2), buckets([7, 7])
+        (['1 to 2', '1 to 2', '3 to 40', '3 to 40'], ['7', '7'])
     """
     column = column_of("values", values)
     edges = np.unique(np.quantile(column, np.linspace(0, 1, into + 1)[1:-1]))
     bucket = np.searchsorted(edges, column, side="left")
-    names = {int(b): f"{column[bucket == b].min():g} to {column[bucket == b].max():g}" for b in np.unique(bucket)}
+    ends = {int(b): (column[bucket == b].min(), column[bucket == b].max()) for b in np.unique(bucket)}
+    names = {b: f"{low:g} to {high:g}" if low < high else f"{low:g}" for b, (low, high) in ends.items()}
     return [names[int(b)] for b in bucket]

@@ -140,6 +140,8 @@ class Loop:
             self._repeat(stage, path)
         elif isinstance(stage, Make):
             self._make(stage, path)
+            if not self.pending:  # what is pending belongs to a later stage, whose checkpoint must stay the newest
+                self._checkpoint(path, 0)
         elif path not in self.done:
             runs: dict[type, Callable[..., None]] = {
                 Learn: self._learn, Solve: self._solve, Measure: self._measure, Sub: self._sub
@@ -171,11 +173,11 @@ class Loop:
         source, journal = self._data(stage.data, path), self.run.journal(path)
         chunks: list[dict[str, Any]] = []
         self.players.turn(path)
-        starts = range(0, len(source), stage.chunk)[: self.options.max_steps or None]
+        starts = range(0, len(source), stage.chunk or len(source))[: self.options.max_steps or None]
         for i, start in enumerate(self.progress.track(path, starts)):
             made = journal.read(i)
             if made is None:
-                rows = torch.arange(start, min(start + stage.chunk, len(source)))
+                rows = torch.arange(start, min(start + (stage.chunk or len(source)), len(source)))
                 batch = replace(batch_of(source, rows), rng=Rng((self.options.seed, path), rows)).to(self.device)
                 with torch.no_grad():
                     made = dict(stage.rows(self.players, batch).to("cpu").columns)
@@ -184,7 +186,10 @@ class Loop:
             chunks.append(made)
             if self.interrupt.asked(self.accelerator):
                 raise KeyboardInterrupt(f"stopped in stage {path} after chunk {i + 1}")
-        self.data[stage.into] = Table(_joined(chunks))
+        columns = _joined(chunks)
+        if not any(map(len, columns.values())):
+            raise BadData(f"stage {path} kept no row of {stage.data!r}: nothing is left to learn from")
+        self.data[stage.into] = Table(columns)
 
     def _solve(self, stage: Solve, path: str) -> None:
         source = self._data(stage.data, path)

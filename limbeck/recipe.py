@@ -113,7 +113,7 @@ class Make:
         rows: a batch part; what it returns are the rows made from a chunk of rows.
         into: the name under which later stages read the result.
         data: the data it reads.
-        chunk: rows at a time.
+        chunk: rows at a time; 0 for all of them.
     """
 
     name: str

@@ -20,6 +20,7 @@ from limbeck.rng import derive
 
 __all__ = ["descent_step", "fresh_weights", "scores", "unroll"]
 
+
 def scores(net: nn.Module, w_P: Tensor, x: Tensor) -> Tensor:
     """Ask a net for class scores, with other weights than its own.
 
@@ -66,7 +67,9 @@ def fresh_weights(net: nn.Module, *keys: object) -> Tensor:
     drawn = [m for m in again.modules() if hasattr(m, "reset_parameters")]
     covered = {id(p) for m in drawn for p in m.parameters(recurse=False)}
     if lost := [name for name, p in again.named_parameters() if id(p) not in covered]:
-        raise Mismatch(f"{type(net).__name__} cannot be drawn afresh: the module of {lost[0]!r} has no reset_parameters")
+        raise Mismatch(
+            f"{type(net).__name__} cannot be drawn afresh: the module of {lost[0]!r} has no reset_parameters"
+        )
     nets = []
     with torch.random.fork_rng(devices=[]):
         for key in keys:

@@ -21,9 +21,7 @@ from limbeck.part import part
 from limbeck.players import Players
 from limbeck.rng import Rng, derive
 
-__all__ = ["WHOLE", "begin_at", "class_centres", "learnt_rate", "learnt_rows", "real_rows", "write_rows"]
-
-WHOLE = 10**9  # rows of a chunk for parts that must see the whole data at once
+__all__ = ["begin_at", "class_centres", "learnt_rate", "learnt_rows", "real_rows", "write_rows"]
 
 
 class Learnt(nn.Module):

@@ -53,7 +53,7 @@ def expert_trajectories(
     """
     net = players.student.module
     assert net is not None
-    rate, paths = torch.tensor(lr), []
+    rate, paths = batch.x.new_tensor(lr), []
     for expert in range(experts):
         w_P = fresh_weights(net, (*batch.rng.key, expert))[0].to(batch.x.dtype)
         path = [w_P]

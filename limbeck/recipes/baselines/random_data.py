@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from limbeck.parts.synthetic import WHOLE, real_rows
-from limbeck.recipe import Make, Recipe
+from limbeck.parts.synthetic import real_rows
+from limbeck.probes.dataset import retrained_accuracy
+from limbeck.recipe import Make, Measure, Recipe
 from limbeck.roles import frozen
 
 recipe = Recipe(
@@ -15,7 +16,10 @@ recipe = Recipe(
     learns="nothing",
     teacher="none",
     players={"student": frozen()},
-    stages=(Make("choose", real_rows(), into="synthetic", chunk=WHOLE),),
+    stages=(
+        Make("choose", real_rows(), into="synthetic", chunk=0),
+        Measure("examine", {"accuracy": retrained_accuracy()}),
+    ),
     product="synthetic",
     deviates=("the baseline only, with a step size that is tuned",),
 )
