@@ -228,7 +228,7 @@ def rollout(
 
 
 @part
-def mixed(players: Players, batch: Batch, *, on_policy: Expr = rollout(), share: float = 0.5) -> Batch:  # noqa: B008
+def mixed(players: Players, batch: Batch, *, on_policy: Expr = rollout(), share: float = 0.5) -> Batch:
     """Take the student's own answers in a share of the steps, the given ones in the others.
 
     on-policy if u <= share, with one u ~ U(0, 1) a step

@@ -115,3 +115,50 @@ def test_sizes_that_cannot_be(home: Path) -> None:
 def test_the_spelling_of_sizes() -> None:
     assert parse_sizes("from-teacher") == {}
     assert parse_sizes("from-teacher:width=0.25,layers=3") == {"width": 0.25, "layers": 3}
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> torch.nn.Module:
+    """A BERT encoder whose words lie in a plane of eight dimensions and differ little in norm."""
+    net = open_player(tiny.write("bert-bare", tmp_path_factory.mktemp("bare")))
+    table = wrapped(net).embeddings
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        words = torch.randn(200, 8, generator=generator) @ torch.randn(8, 32, generator=generator)
+        table.word_embeddings.weight.copy_(words / words.norm(dim=1, keepdim=True) * 32**0.5)
+        table.LayerNorm.weight.fill_(1.0)
+        table.LayerNorm.bias.zero_()
+        for small in (table.position_embeddings, table.token_type_embeddings):
+            small.weight.mul_(0.02)
+    return net
+
+
+@torch.no_grad()
+def test_a_narrow_table_gives_the_layers_nearly_what_the_wide_one_gave(bare: torch.nn.Module) -> None:
+    student = shrink(bare, embedding=9)
+    theirs = wrapped(bare).embeddings(ROWS["tokens"])
+    mine = wrapped(student).embeddings_project(wrapped(student).embeddings(ROWS["tokens"]))
+    # Nine columns that sum to zero hold eight directions; positions are small. Three columns lose most of the words.
+    few = wrapped(shrink(bare, embedding=3))
+    poor = few.embeddings_project(few.embeddings(ROWS["tokens"]))
+    assert (mine - theirs).norm() < 0.15 * theirs.norm() < 0.4 * (poor - theirs).norm()
+
+
+def test_the_layers_under_a_narrow_table_are_the_teachers(bare: torch.nn.Module) -> None:
+    student = shrink(bare, layers=2, embedding=4)
+    config, mine = wrapped(student).config, wrapped(student).encoder.state_dict()
+    assert config.model_type == "electra" and (config.embedding_size, config.hidden_size) == (4, 32)
+    assert config.hidden_dropout_prob == 0 and student.context == bare.context
+    for name, weight in wrapped(bare).encoder.state_dict().items():
+        if ".0." in name[:8] or ".3." in name[:8]:
+            assert torch.equal(mine[name.replace("layer.3.", "layer.1.")], weight)
+    assert hidden(student).shape == (2, 9, 32)
+    assert sum(p.numel() for p in student.parameters()) < 0.7 * sum(p.numel() for p in bare.parameters())
+
+
+def test_a_narrow_table_is_for_bare_bert_only(home: Path, bare: torch.nn.Module) -> None:
+    with pytest.raises(BadValue, match="embedding is known for bare BERT encoders, not for LlamaForCausalLM"):
+        shrink(open_player(home / "llama"), embedding=8)
+    with pytest.raises(BadValue, match="embedding must be 2 to 31, got 32"):
+        shrink(bare, embedding=32)
+    assert parse_sizes("from-teacher:layers=2,embedding=64") == {"layers": 2, "embedding": 64}

@@ -47,6 +47,7 @@ recipe = Recipe(
         says=(
             more("accuracy", "vkd", "feature-mse", by=0.005),
             more("accuracy", "vkd", "alone", by=0.005),
+            more("accuracy", "vkd", "free", by=0.005),
             within("gram_gap", "vkd", 1e-4),
         ),
         set={"distill.steps": 400, "distill.batch_size": 32},
