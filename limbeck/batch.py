@@ -34,7 +34,12 @@ class Moment:
 
     @property
     def progress(self) -> float:
-        """The part of the stage that is done, from 0 at the first step to 1 at the last."""
+        """The part of the stage that is done, from 0 at the first step to 1 at the last.
+
+        Example:
+            >>> Moment(step=5, steps=11).progress
+            0.5
+        """
         return min(1.0, self.step / max(1, self.steps - 1))
 
 
@@ -82,7 +87,12 @@ class Batch(Mapping[str, Any]):
             raise unknown("column", name, self.columns, where="the batch") from None
 
     def get(self, name: str, default: Any = None) -> Any:
-        """Return a column, or the default where there is none."""
+        """Return a column, or the default where there is none.
+
+        Example:
+            >>> Batch({"x": torch.zeros(1)}).get("y", "none")
+            'none'
+        """
         return self.columns.get(name, default)
 
     def __getattr__(self, name: str) -> Any:
@@ -110,19 +120,34 @@ class Batch(Mapping[str, Any]):
         return next((c.device for c in self.columns.values() if isinstance(c, Tensor)), torch.device("cpu"))
 
     def count(self) -> dict[str, float]:
-        """Count this batch's rows and target tokens, the units over which losses are averaged."""
+        """Count this batch's rows and target tokens, the units over which losses are averaged.
+
+        Example:
+            >>> Batch({"mask": torch.tensor([[False, True, True]])}).count()
+            {'rows': 1.0, 'tokens': 2.0}
+        """
         mask = self.columns.get("mask")
         tokens = float(mask.sum()) if isinstance(mask, Tensor) else float(self.size)
         return {"rows": float(self.size), "tokens": tokens}
 
     def with_(self, **columns: Column) -> Batch:
-        """Return the batch with columns added or replaced, and nothing answered on it yet."""
+        """Return the batch with columns added or replaced, and nothing answered on it yet.
+
+        Raises:
+            BadData: a column of another length.
+        """
         merged = {**self.columns, **columns}
         counts = {} if {"mask", "tokens"} & set(columns) else self.counts
         return replace(self, columns=merged, counts=counts, memo={})
 
     def rows(self, rows: slice) -> Batch:
-        """Return some of the rows; their random streams and the counts of the whole stay theirs."""
+        """Return some of the rows; their random streams and the counts of the whole stay theirs.
+
+        Example:
+            >>> half = Batch({"x": torch.arange(4)}).rows(slice(0, 2))
+            >>> half.x, half.counts["rows"]
+            (tensor([0, 1]), 4.0)
+        """
         return replace(self, columns={k: c[rows] for k, c in self.columns.items()}, rng=self.rng.at(rows), memo={})
 
     def to(self, device: torch.device | str) -> Batch:

@@ -67,7 +67,11 @@ class Table:
         return len(next(iter(self.columns.values())))
 
     def take(self, rows: Tensor) -> dict[str, Column]:
-        """Return the columns of these rows."""
+        """Return the columns of these rows.
+
+        Raises:
+            IndexError: a row that the table does not have.
+        """
         return {k: c[rows] if isinstance(c, Tensor) else [c[i] for i in rows.tolist()] for k, c in self.columns.items()}
 
     @property
@@ -114,5 +118,10 @@ def rows_of_step(n: int, step: int, batch_size: int, *key: Any) -> Tensor:
 
 
 def batch_of(source: Source, rows: Tensor) -> Batch:
-    """Take rows as a batch that remembers which rows of the source they are."""
+    """Take rows as a batch that remembers which rows of the source they are.
+
+    Example:
+        >>> batch_of(Table({"x": torch.eye(3)}), torch.tensor([2, 0])).index
+        tensor([2, 0])
+    """
     return Batch({**source.take(rows), "index": rows})

@@ -193,15 +193,27 @@ class Expr:
         raise BrokenRecipe(f"{self!r} is a loss: it has a total, and cannot be called as a batch part or a weight")
 
     def children(self) -> dict[str, Any]:
-        """What a dotted path can address below this expression, by name."""
+        """What a dotted path can address below this expression, by name.
+
+        Raises:
+            NotImplementedError: here; every kind of expression has its own.
+        """
         raise NotImplementedError
 
     def child(self, name: str, value: Any) -> Expr:
-        """Return the expression with one of its children replaced."""
+        """Return the expression with one of its children replaced.
+
+        Raises:
+            NotImplementedError: here; every kind of expression has its own.
+        """
         raise NotImplementedError
 
     def total(self, players: Any, batch: Batch, weight: Any = None) -> dict[str, Tensor]:
-        """Evaluate as a loss: the named contributions of this micro-batch to the mean over the global batch."""
+        """Evaluate as a loss: the named contributions of this micro-batch to the mean over the global batch.
+
+        Raises:
+            NotImplementedError: the expression is no loss.
+        """
         raise NotImplementedError
 
     def leaves(self) -> Iterator[Part]:
@@ -249,11 +261,24 @@ class Part(Expr):
         return dict(self.hyper)
 
     def child(self, name: str, value: Any) -> Part:
-        """Return the part with one hyper-parameter replaced and checked."""
+        """Return the part with one hyper-parameter replaced and checked.
+
+        Raises:
+            UnknownName: it has no hyper-parameter of that name.
+            BadValue: the value is of the wrong type.
+        """
         return self.spec(**{**dict(self.hyper), name: value})
 
     def leaves(self) -> Iterator[Part]:
-        """The part itself and every part among its hyper-parameters."""
+        """The part itself and every part among its hyper-parameters.
+
+        Example:
+            >>> @part
+            ... def ramp(at: Moment, *, top: float = 1.0) -> float:
+            ...     return top * at.progress
+            >>> list(ramp(top=ramp()).leaves())
+            [ramp(top=ramp(top=1.0)), ramp(top=1.0)]
+        """
         yield self
         yield from super().leaves()
 
@@ -310,7 +335,11 @@ class Sum(Expr):
         return replace(self, parts=_swapped(self.parts, name, value))
 
     def total(self, players: Any, batch: Batch, weight: Any = None) -> dict[str, Tensor]:
-        """Evaluate as a loss: one contribution, the sum."""
+        """Evaluate as a loss: one contribution, the sum.
+
+        Raises:
+            BrokenRecipe: the loss of a part is neither (), (B,) nor (B, T).
+        """
         return {"loss": sum(v for p in self.parts for v in p.total(players, batch, weight).values())}  # type: ignore[dict-item]
 
 
@@ -373,7 +402,11 @@ class Scaled(Expr):
         return {**self.expr.children(), "weight": self.weight}
 
     def child(self, name: str, value: Any) -> Expr:
-        """Return the product with its weight, or something in its loss, replaced."""
+        """Return the product with its weight, or something in its loss, replaced.
+
+        Raises:
+            BadValue: a weight that is neither a number nor an expression.
+        """
         if name != "weight":
             return replace(self, expr=self.expr.child(name, value))
         if not isinstance(value, (int, float, Expr)) or isinstance(value, bool):
@@ -387,7 +420,11 @@ class Scaled(Expr):
         yield from self.expr.leaves()
 
     def total(self, players: Any, batch: Batch, weight: Any = None) -> dict[str, Tensor]:
-        """Evaluate as a loss: a number scales the sum, a part's weights go down to the rows and tokens."""
+        """Evaluate as a loss: a number scales the sum, a part's weights go down to the rows and tokens.
+
+        Raises:
+            BrokenRecipe: the loss of a part is neither (), (B,) nor (B, T).
+        """
         own = self.weight
         if isinstance(own, Part) and own.spec.takes == ("at",):
             own = own(batch.at)
@@ -414,7 +451,11 @@ class Named(Expr):
         return replace(self, named=tuple((dict(self.named) | {name: value}).items()))
 
     def total(self, players: Any, batch: Batch, weight: Any = None) -> dict[str, Tensor]:
-        """Evaluate as a loss: one contribution a term."""
+        """Evaluate as a loss: one contribution a term.
+
+        Raises:
+            BrokenRecipe: the loss of a part is neither (), (B,) nor (B, T).
+        """
         return {k: v for name, e in self.named for k, v in _prefixed(name, e.total(players, batch, weight)).items()}
 
 
@@ -446,7 +487,12 @@ class Renamed(Expr):
         return self.expr(players.renamed(dict(self.names)), *rest)
 
     def total(self, players: Any, batch: Batch, weight: Any = None) -> dict[str, Tensor]:
-        """Evaluate as a loss with the players renamed."""
+        """Evaluate as a loss with the players renamed.
+
+        Raises:
+            UnknownName: no player has one of the names.
+            BrokenRecipe: the loss of a part is neither (), (B,) nor (B, T).
+        """
         return self.expr.total(players.renamed(dict(self.names)), batch, weight)
 
 
@@ -465,6 +511,13 @@ def terms(**named: Expr) -> Named:
 
     Raises:
         BadValue: something that is not a part.
+
+    Example:
+        >>> @part
+        ... def size(players: Any, batch: Batch) -> Tensor:
+        ...     return batch.x.square().sum(1)
+        >>> terms(small=0.5 * size())
+        small: 0.5 * size()
     """
     for name, expr in named.items():
         if not isinstance(expr, Expr):

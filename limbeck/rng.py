@@ -78,6 +78,11 @@ class Rng:
 
         Returns:
             (B, *shape) float32.
+
+        Example:
+            >>> u = Rng(("seed", 0), torch.arange(4)).uniform("u", 2)
+            >>> u.shape, bool(((u > 0) & (u < 1)).all())
+            (torch.Size([4, 2]), True)
         """
         bits = self._bits(name, math.prod(shape))
         return ((bits >> 9).float() + 0.5).mul_(2.0**-23).view(len(self.rows), *shape)
@@ -113,11 +118,21 @@ class Rng:
 
         Returns:
             (B, *shape) int64.
+
+        Example:
+            >>> sorted(set(Rng(("seed", 0), torch.arange(99)).integers("k", 3).tolist()))
+            [0, 1, 2]
         """
         return ((self._bits(name, math.prod(shape)) * high) >> 32).view(len(self.rows), *shape)
 
     def fold(self, *key: object) -> Rng:
-        """Return the streams of the same rows under a longer key, for draws in a loop."""
+        """Return the streams of the same rows under a longer key, for draws in a loop.
+
+        Example:
+            >>> rng = Rng(("seed", 0), torch.arange(4))
+            >>> bool((rng.fold(0).uniform("u") == rng.fold(1).uniform("u")).any())
+            False
+        """
         return Rng((*self.key, *key), self.rows)
 
     def at(self, rows: slice) -> Rng:

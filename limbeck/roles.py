@@ -50,6 +50,11 @@ def learning(optimizer: Part) -> Role:
 
     Raises:
         BadValue: not an optimiser part.
+
+    Example:
+        >>> from limbeck.parts.optimizer import sgd
+        >>> learning(sgd(lr=0.1)).given
+        True
     """
     if optimizer.spec.takes != ("params",):
         raise BadValue(f"a learning player needs an optimiser part such as adamw(lr=1e-4), got {optimizer!r}")
@@ -62,7 +67,12 @@ def frozen() -> Role:
 
 
 def copy_of(player: str, optimizer: Part | None = None) -> Role:
-    """A player that starts with the architecture and weights of another; learns if it has an optimiser."""
+    """A player that starts with the architecture and weights of another; learns if it has an optimiser.
+
+    Example:
+        >>> copy_of("student").of
+        ('student',)
+    """
     return Role(optimizer, of=(player,))
 
 
@@ -73,6 +83,10 @@ def ema_of(player: str, *, decay: float = 0.999, every: int = 1) -> Role:
 
     Raises:
         BadValue: a decay outside [0, 1], or fewer than one step between synchronisations.
+
+    Example:
+        >>> ema_of("student", decay=0.0, every=100).every
+        100
     """
     if not 0 <= decay <= 1 or every < 1:
         raise BadValue(f"ema_of needs decay in [0, 1] and every >= 1, got decay={decay}, every={every}")
@@ -94,6 +108,10 @@ def ensemble(*players: str) -> Role:
 
     Raises:
         BadValue: fewer than two players.
+
+    Example:
+        >>> ensemble("a", "b").of
+        ('a', 'b')
     """
     if len(players) < 2:
         raise BadValue(f"an ensemble needs two players or more, got {players}")

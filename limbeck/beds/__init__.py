@@ -42,7 +42,12 @@ class Bed:
 
 
 def beds() -> list[str]:
-    """The keys of all beds."""
+    """The keys of all beds.
+
+    Example:
+        >>> "mog8" in beds()
+        True
+    """
     return sorted(p.stem for p in Path(__file__).parent.glob("*.py") if not p.stem.startswith("_"))
 
 

@@ -21,13 +21,23 @@ SPLITS: Mapping[str, int] = {"train": 5_000, "valid": 10_000, "test": 10_000}
 
 
 def ring(modes: int, radius: float) -> Tensor:
-    """Means on a circle, (modes, 2), anticlockwise from (radius, 0)."""
+    """Means on a circle, (modes, 2), anticlockwise from (radius, 0).
+
+    Example:
+        >>> ring(2, 3.0).round().tolist()
+        [[3.0, 0.0], [-3.0, -0.0]]
+    """
     angle = torch.arange(modes) * (2 * math.pi / modes)
     return radius * torch.stack((angle.cos(), angle.sin()), 1)
 
 
 def grid(side: int, spacing: float) -> Tensor:
-    """Means on a square lattice around the origin, (side^2, 2)."""
+    """Means on a square lattice around the origin, (side^2, 2).
+
+    Example:
+        >>> grid(2, 1.0).tolist()
+        [[-0.5, -0.5], [-0.5, 0.5], [0.5, -0.5], [0.5, 0.5]]
+    """
     axis = spacing * (torch.arange(side) - (side - 1) / 2)
     return torch.cartesian_prod(axis, axis)
 

@@ -75,7 +75,12 @@ class Alphabet:
             raise unknown("character", error.args[0], self.chars, where=f"{text[:40]!r}") from None
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text up to the first end token; other special tokens are left out."""
+        """Return the text up to the first end token; other special tokens are left out.
+
+        Example:
+            >>> Alphabet("ab").decode([1, 4, 5, 2, 4])
+            'ab'
+        """
         text = ""
         for i in ids:
             if i == EOS:
@@ -107,6 +112,9 @@ def columns(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int
 
     Returns:
         tokens (B, T), mask (B, T), length (B,), prompt (B,).
+
+    Raises:
+        ValueError: there are not as many completions as prompts.
 
     Example:
         >>> made = columns([[1, 5], [1]], [[6, 2], [2]])
@@ -174,6 +182,8 @@ def tiny_llama(
         layers: the number of blocks.
         heads: attention heads.
         ends: whether the first tokens are those of an `Alphabet`: padding, beginning, end.
+
+    Source: Touvron et al., "LLaMA", arXiv:2302.13971 (the architecture).
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 

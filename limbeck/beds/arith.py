@@ -84,7 +84,12 @@ def problems(n: int, split: str, seed: int, *, digits: int = DIGITS, operands: i
 
 
 def split_of(problem: Sequence[int]) -> str:
-    """The split that a problem belongs to, whatever the seed."""
+    """The split that a problem belongs to, whatever the seed.
+
+    Example:
+        >>> split_of((69, 21)), split_of((21, 69))
+        ('test', 'test')
+    """
     return {0: "test", 1: "valid"}.get(derive("arith", sorted(problem)) % 10, "train")
 
 
@@ -206,6 +211,9 @@ def splits(seed: int, *, digits: int = DIGITS, operands: int = OPERANDS, train: 
         digits: digits of every operand: the difficulty.
         operands: numbers in every sum.
         train: rows of "train"; "valid" and "test" have an eighth of them each.
+
+    Raises:
+        BadValue: more problems than three in four of a split.
     """
     sizes = {"train": train, "valid": train // 8, "test": train // 8}
     return {s: rows(problems(n, s, seed, digits=digits, operands=operands), seed) for s, n in sizes.items()}
@@ -213,13 +221,33 @@ def splits(seed: int, *, digits: int = DIGITS, operands: int = OPERANDS, train: 
 
 @part
 def right_answer(completion: str, row: Mapping[str, Any]) -> float:
-    """Mark a completion 1 if its answer is right, whatever its steps: a verifier for `answer_accuracy` and rewards."""
+    """Mark a completion 1 if its answer is right, whatever its steps: a verifier for `answer_accuracy` and rewards.
+
+    [the number after ">" is the sum]
+
+    Raises:
+        KeyError: the row has no column `question`.
+
+    Example:
+        >>> right_answer.fn(">132", {"question": "47+85="})
+        1.0
+    """
     return float(answer_right(row["question"], completion))
 
 
 @part
 def right_steps(completion: str, row: Mapping[str, Any]) -> float:
-    """Mark a completion by the share of its steps that are right: a verifier for `step_accuracy` and rewards."""
+    """Mark a completion by the share of its steps that are right: a verifier for `step_accuracy` and rewards.
+
+    (right columns + [right answer]) / (columns + 1)
+
+    Raises:
+        KeyError: the row has no column `question`.
+
+    Example:
+        >>> right_steps.fn("7+5+0=12;4+8+1=13;>132", {"question": "47+85="})
+        1.0
+    """
     marks = steps_right(row["question"], completion)
     return sum(marks) / len(marks)
 

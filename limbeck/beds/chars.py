@@ -30,7 +30,14 @@ ENDS = {"train": (0.0, 0.8), "valid": (0.8, 0.9), "test": (0.9, 1.0)}
 
 @cache
 def text() -> str:
-    """Read the shipped excerpt."""
+    """Read the shipped excerpt.
+
+    Example:
+        >>> text()[:13]
+        'First Citizen'
+
+    Source: Tiny Shakespeare, https://github.com/karpathy/char-rnn.
+    """
     return (Path(str(limbeck.assets.__file__)).parent / "plays.txt").read_text(encoding="utf-8")
 
 
@@ -41,7 +48,11 @@ def alphabet() -> Alphabet:
 
 
 def encoded(split: str) -> Tensor:
-    """The token ids of one split, in the order of the text."""
+    """The token ids of one split, in the order of the text.
+
+    Raises:
+        KeyError: there is no split of that name.
+    """
     start, end = (int(share * len(text())) for share in ENDS[split])
     return torch.tensor(alphabet().encode(text()[start:end]))
 
@@ -59,6 +70,11 @@ class Ngram(nn.Module):
 
     Raises:
         BadValue: an order whose contexts have no number of 63 bits.
+
+    Example:
+        >>> rule = Ngram(torch.tensor([0, 1, 0, 1]), vocab=2, order=2)
+        >>> rule(torch.tensor([[0]]), torch.ones(1, 1, dtype=torch.bool)).exp()
+        tensor([[[0.1667, 0.8333]]])
 
     Source: Witten and Bell, "The zero-frequency problem", IEEE Trans. Inf. Theory 37(4), 1991, method C.
     """

@@ -49,7 +49,12 @@ def splits() -> Mapping[str, Table]:
 
 
 def convolutional(width: int) -> nn.Sequential:
-    """A convolutional net with three layers of `width` / 4, `width` / 2 and `width` channels."""
+    """A convolutional net with three layers of `width` / 4, `width` / 2 and `width` channels.
+
+    Example:
+        >>> convolutional(8)(torch.zeros(2, 1, 8, 8)).shape
+        torch.Size([2, 10])
+    """
     return nn.Sequential(
         nn.Conv2d(1, width // 4, 3, padding=1),
         nn.ReLU(),
@@ -65,7 +70,12 @@ def convolutional(width: int) -> nn.Sequential:
 
 
 def perceptron(width: int) -> nn.Sequential:
-    """A perceptron on the 64 pixels with two hidden layers."""
+    """A perceptron on the 64 pixels with two hidden layers.
+
+    Example:
+        >>> perceptron(16)(torch.zeros(2, 1, 8, 8)).shape
+        torch.Size([2, 10])
+    """
     hidden = [nn.Linear(64, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()]
     return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(width, CLASSES))
 

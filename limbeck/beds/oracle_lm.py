@@ -46,6 +46,11 @@ class Topics(nn.Module):
 
     Attributes:
         chains: (K, V, V, V) log-probabilities P_k(c | a, b).
+
+    Example:
+        >>> tokens = torch.tensor([[0, 3, 5]])
+        >>> Topics(0)(tokens, torch.ones_like(tokens, dtype=torch.bool)).exp().sum(-1)
+        tensor([[1.0000, 1.0000, 1.0000]])
     """
 
     chains: Tensor

@@ -29,7 +29,12 @@ WIDTH = 0.5
 
 
 def data(seed: int) -> dict[str, Table]:
-    """Draw the splits: x (N, 1) uniform in [-pi, pi], y (N,) = sin(2 x) + noise; the test labels have no noise."""
+    """Draw the splits: x (N, 1) uniform in [-pi, pi], y (N,) = sin(2 x) + noise; the test labels have no noise.
+
+    Example:
+        >>> {name: len(split) for name, split in data(0).items()}
+        {'train': 30, 'valid': 60, 'test': 200}
+    """
     splits = {}
     for name, n in ROWS.items():
         rng = Rng(("sines", name, seed), torch.arange(n))

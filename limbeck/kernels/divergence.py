@@ -44,7 +44,17 @@ def by_autograd(loss: Callable[..., Tensor]) -> Pair:
 
 
 def forward_kl_pair(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """KL(p || q), whose derivative is (q - p) / temperature."""
+    """KL(p || q), whose derivative is (q - p) / temperature.
+
+    Raises:
+        BadValue: the temperature is not positive.
+
+    Example:
+        >>> forward_kl_pair(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 100.0]]))
+        (tensor([0.6931]), tensor([[ 0.5000, -0.5000]]))
+
+    Source: Hinton et al., arXiv:1503.02531, equation 2 (the derivative).
+    """
     log_p, log_q = log_probs(teacher, temperature), log_probs(student, temperature)
     p = log_p.exp()
     value = log_p.sub_(log_q).masked_fill_(p == 0, 0.0).mul_(p).sum(-1)
@@ -52,7 +62,15 @@ def forward_kl_pair(student: Tensor, teacher: Tensor, *, temperature: float = 1.
 
 
 def reverse_kl_pair(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """KL(q || p), whose derivative is q (log(q / p) - KL(q || p)) / temperature."""
+    """KL(q || p), whose derivative is q (log(q / p) - KL(q || p)) / temperature.
+
+    Raises:
+        BadValue: the temperature is not positive.
+
+    Example:
+        >>> reverse_kl_pair(torch.tensor([[0.0, 100.0]]), torch.tensor([[0.0, 0.0]]))[0]
+        tensor([0.6931])
+    """
     log_q = log_probs(student, temperature)
     q = log_q.exp()
     return _tilted(q, log_q.sub_(log_probs(teacher, temperature)), 1 / temperature)
@@ -90,7 +108,12 @@ def jsd_pair(student: Tensor, teacher: Tensor, *, beta: float = 0.5, temperature
 
 
 def cross_entropy_pair(student: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """-log q_target, whose derivative is q - 1 at the target and q elsewhere; `target` is (N,) int64."""
+    """-log q_target, whose derivative is q - 1 at the target and q elsewhere; `target` is (N,) int64.
+
+    Example:
+        >>> cross_entropy_pair(torch.zeros(1, 2), torch.tensor([0]))
+        (tensor([0.6931]), tensor([[-0.5000,  0.5000]]))
+    """
     log_q, at = log_probs(student), target[:, None]
     value = -log_q.gather(-1, at)[:, 0]
     slope = log_q.exp_()

@@ -31,6 +31,8 @@ def rows_of_chunk(head: TokenHead) -> int:
     Example:
         >>> rows_of_chunk(TokenHead(torch.empty(4096, 64), torch.empty(1024, 64)))
         256
+
+    Source: the chunks of Liger Kernel, arXiv:2410.10989, section 3.2.
     """
     return max(LEAST_ROWS, head.hidden.numel() // head.size)
 
@@ -54,6 +56,8 @@ def fused_sum(student: TokenHead, weight_N: Tensor, pair: Pair, *given: Any, row
         >>> head = TokenHead(torch.eye(3), torch.eye(3))
         >>> fused_sum(head, torch.ones(3), forward_kl_pair, head)
         tensor(0.)
+
+    Source: the chunks of Liger Kernel, arXiv:2410.10989, section 3.2.
     """
     fixed = tuple(g.detach().cast() if isinstance(g, TokenHead) else g for g in given)
     plan = (student.softcap, student.scale, pair, fixed, rows or rows_of_chunk(student))
@@ -62,7 +66,14 @@ def fused_sum(student: TokenHead, weight_N: Tensor, pair: Pair, *given: Any, row
 
 
 def plain_sum(student: TokenHead, weight_N: Tensor, pair: Pair, *given: Any) -> Tensor:
-    """Compute the same value as `fused_sum` from all logits at once: the reference, without gradients."""
+    """Compute the same value as `fused_sum` from all logits at once: the reference, without gradients.
+
+    Example:
+        >>> from limbeck.kernels.divergence import forward_kl_pair
+        >>> head = TokenHead(torch.eye(3), torch.eye(3))
+        >>> plain_sum(head, torch.ones(3), forward_kl_pair, head)
+        tensor(0.)
+    """
     value_N, _ = pair(student.logits(), *(g.logits() if isinstance(g, TokenHead) else g for g in given))
     return (weight_N * value_N).sum()
 

@@ -72,6 +72,11 @@ class TokenHead:
 
         Returns:
             The head of the (N, D) rows where the mask is true, in the order of the mask.
+
+        Example:
+            >>> head = TokenHead(torch.ones(2, 3, 4), torch.ones(5, 4))
+            >>> head.at(torch.tensor([[True, False, False], [True, True, False]])).hidden.shape
+            torch.Size([3, 4])
         """
         return replace(self, hidden=self.hidden[where])
 
@@ -91,6 +96,10 @@ class TokenHead:
 
         Raises:
             Mismatch: a matrix smaller than that.
+
+        Example:
+            >>> TokenHead(torch.ones(1, 4), torch.ones(8, 4)).first(5).size
+            5
         """
         if size > self.size:
             raise Mismatch(f"the output matrix has {self.size} tokens, fewer than the tokenizer's {size}")
@@ -116,25 +125,46 @@ class TokenHead:
 
         Returns:
             (..., V), float32 for half precision, else in the dtype of the model.
+
+        Example:
+            >>> TokenHead(torch.eye(2), 2 * torch.eye(2)).logits(slice(0, 1))
+            tensor([[2., 0.]])
         """
         head = self.cast()
         raw = F.linear(head.hidden if rows is None else head.hidden[rows], head.weight, head.bias)
         return cap(raw if raw.dtype == torch.float64 else raw.float(), self.scale, self.softcap)
 
     def chunks(self, rows: int) -> Iterator[Tensor]:
-        """Make the logits chunk by chunk along the first axis of `hidden`; each is (rows or fewer, ..., V)."""
+        """Make the logits chunk by chunk along the first axis of `hidden`; each is (rows or fewer, ..., V).
+
+        Example:
+            >>> [len(chunk) for chunk in TokenHead(torch.eye(3), torch.eye(3)).chunks(2)]
+            [2, 1]
+        """
         for start in range(0, len(self.hidden), rows):
             yield self.logits(slice(start, start + rows))
 
 
 def cap(raw: Tensor, scale: float, softcap: float | None) -> Tensor:
-    """Scale and squash raw logits: c tanh(s z / c)."""
+    """Scale and squash raw logits: c tanh(s z / c).
+
+    Example:
+        >>> cap(torch.tensor([0.0, 1e6]), 1.0, 30.0)
+        tensor([ 0., 30.])
+
+    Source: Gemma Team, "Gemma 2", arXiv:2408.00118, section 2 (logit soft-capping).
+    """
     scaled = raw if scale == 1.0 else raw * scale
     return scaled if softcap is None else softcap * torch.tanh(scaled / softcap)
 
 
 def cap_slope(logits: Tensor, scale: float, softcap: float | None) -> Tensor | float:
-    """The derivative of `cap` by the raw logits, from its result: s (1 - (logits / c)^2)."""
+    """The derivative of `cap` by the raw logits, from its result: s (1 - (logits / c)^2).
+
+    Example:
+        >>> cap_slope(torch.tensor([0.0, 30.0]), 2.0, 30.0)
+        tensor([2., 0.])
+    """
     return scale if softcap is None else scale * (1 - (logits / softcap).square())
 
 

@@ -85,6 +85,9 @@ def distribution_matching(players: Players, batch: Batch, *, levels: Expr = MIDD
     Returns:
         (B,).
 
+    Raises:
+        UnknownName: there is no player `critic`, or none `teacher`.
+
     Source: Yin et al., arXiv:2405.14867, equation 1, with the normalisation of arXiv:2311.18828, equation 8.
     """
     x = players.student(batch, "x0")
@@ -113,6 +116,9 @@ def fake_denoising(
 
     Returns:
         (B,).
+
+    Raises:
+        UnknownName: there is no player `critic`.
 
     Source: Karras et al., arXiv:2206.00364, table 1 (weight); Yin et al., arXiv:2311.18828, equation 6.
     """

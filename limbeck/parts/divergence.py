@@ -25,6 +25,12 @@ def log_probs(logits: Tensor, temperature: float = 1.0) -> Tensor:
 
     Raises:
         BadValue: a temperature that is not positive.
+
+    Example:
+        >>> log_probs(torch.tensor([0.0, 2.0]), temperature=2.0).exp()
+        tensor([0.2689, 0.7311])
+
+    Source: Hinton et al., "Distilling the Knowledge in a Neural Network", arXiv:1503.02531, equation 1.
     """
     if not temperature > 0:
         raise BadValue(f"a divergence needs a temperature above 0, got {temperature:g}")
@@ -45,13 +51,20 @@ def relative_entropy(log_a: Tensor, log_b: Tensor) -> Tensor:
     Example:
         >>> relative_entropy(torch.tensor([0.0, -torch.inf]), torch.tensor([0.5, 0.5]).log())
         tensor(0.6931)
+
+    Source: Kullback and Leibler, "On information and sufficiency", Annals of Mathematical Statistics 22 (1951).
     """
     a = log_a.exp()
     return (a * (log_a - log_b).where(a > 0, 0.0)).sum(-1)
 
 
 def log_mixture(log_p: Tensor, log_q: Tensor, beta: float) -> Tensor:
-    """Compute log(beta p + (1 - beta) q), with a gradient of 0 where both are 0."""
+    """Compute log(beta p + (1 - beta) q), with a gradient of 0 where both are 0.
+
+    Example:
+        >>> log_mixture(torch.tensor([0.2, 0.8]).log(), torch.tensor([0.6, 0.4]).log(), 0.5).exp()
+        tensor([0.4000, 0.6000])
+    """
     nowhere = log_p.isneginf() & log_q.isneginf()
     # logaddexp(-inf, -inf) has no derivative; what stands there is never read, since p and q are 0
     log_p, log_q = log_p.masked_fill(nowhere, 0.0), log_q.masked_fill(nowhere, 0.0)
@@ -68,6 +81,13 @@ def forward_kl(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) ->
 
     Returns:
         (...), in nats.
+
+    Raises:
+        BadValue: the temperature is not positive.
+
+    Example:
+        >>> forward_kl(torch.tensor([0.0, 0.0]), torch.tensor([0.0, 100.0]))
+        tensor(0.6931)
     """
     return relative_entropy(log_probs(teacher, temperature), log_probs(student, temperature))
 
@@ -82,6 +102,15 @@ def reverse_kl(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) ->
 
     Returns:
         (...), in nats.
+
+    Raises:
+        BadValue: the temperature is not positive.
+
+    Example:
+        >>> reverse_kl(torch.tensor([0.0, 100.0]), torch.tensor([0.0, 0.0]))
+        tensor(0.6931)
+
+    Source: Gu et al., "MiniLLM", arXiv:2306.08543, equation 1.
     """
     return relative_entropy(log_probs(student, temperature), log_probs(teacher, temperature))
 

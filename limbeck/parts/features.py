@@ -34,6 +34,13 @@ class Projector(nn.Module):
 
     Args:
         net: the map.
+
+    Example:
+        >>> wide = Projector(nn.Linear(2, 3))
+        >>> wide({"features": torch.ones(5, 2)}, frozenset({"projected"}))["projected"].shape
+        torch.Size([5, 3])
+
+    Source: Romero et al., "FitNets", arXiv:1412.6550, equation 3, for vectors.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -85,7 +92,13 @@ def orthogonal_projector(players: Players, batch: Batch) -> nn.Module:
 
 
 def project(players: Players, batch: Batch) -> Tensor:
-    """The student's features in the teacher's space (B, D), by the player `projector`."""
+    """The student's features in the teacher's space (B, D), by the player `projector`.
+
+    Raises:
+        UnknownName: there is no player `projector`.
+
+    Source: Romero et al., "FitNets", arXiv:1412.6550, equation 3, for vectors.
+    """
     return players.projector(batch.with_(features=players.student(batch, "features")), "projected")  # type: ignore[no-any-return]
 
 
@@ -101,6 +114,8 @@ def whiten(z_BD: Tensor, *, eps: float = 1e-5) -> Tensor:
     Example:
         >>> whiten(torch.tensor([[3.0], [1.0], [2.0]]), eps=0).flatten().tolist()
         [1.0, -1.0, 0.0]
+
+    Source: Miles et al., "V_kD", arXiv:2403.06213, section 3.3.
     """
     centred_BD = z_BD - z_BD.mean(0)
     d_D, v_DD = torch.linalg.eigh(centred_BD.mT @ centred_BD / (len(z_BD) - 1))
@@ -120,6 +135,9 @@ def standardised_features(players: Players, batch: Batch) -> Tensor:
 
     Returns:
         (B,).
+
+    Raises:
+        UnknownName: there is no player `projector`.
 
     Source: Miles et al., "V_kD", arXiv:2403.06213, section 3.3, for discriminative tasks.
     """
@@ -141,6 +159,9 @@ def whitened_features(players: Players, batch: Batch) -> Tensor:
     Returns:
         (B,).
 
+    Raises:
+        UnknownName: there is no player `projector`.
+
     Source: Miles et al., "V_kD", arXiv:2403.06213, section 3.3, for generative tasks.
     """
     target_BD = whiten(players.teacher(batch, "features"))
@@ -159,6 +180,9 @@ def feature_mse(players: Players, batch: Batch) -> Tensor:
 
     Returns:
         (B,).
+
+    Raises:
+        UnknownName: there is no player `projector`.
 
     Source: Romero et al., "FitNets", arXiv:1412.6550, equation 3, for vectors.
     """

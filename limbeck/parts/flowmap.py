@@ -60,6 +60,8 @@ def average_velocity(players: Players, batch: Batch, x: Tensor, t: Tensor, s: Te
 
     Returns:
         (B, ...).
+
+    Source: Geng et al., "Mean Flows for One-step Generative Modeling", arXiv:2505.13447.
     """
     return players.student(batch.with_(x=x, t=t, s=s), "velocity")  # type: ignore[no-any-return]
 
@@ -81,6 +83,8 @@ def jump(x: Tensor, t: Tensor, s: Tensor, u: Tensor) -> Tensor:
     Example:
         >>> jump(torch.ones(1, 2), torch.ones(1), torch.zeros(1), torch.full((1, 2), 3.0))
         tensor([[-2., -2.]])
+
+    Source: Boffi et al., arXiv:2505.18825.
     """
     return x + like(s - t, x) * u
 
@@ -138,6 +142,9 @@ def velocity_matching(players: Players, batch: Batch) -> Tensor:
     Returns:
         (B,).
 
+    Raises:
+        UnknownName: the batch has no column `velocity`.
+
     Source: Lipman et al., arXiv:2210.02747, equation 9.
     """
     return _square(average_velocity(players, batch, batch.x, batch.t, batch.t) - batch.velocity)
@@ -155,6 +162,9 @@ def lagrangian(players: Players, batch: Batch) -> Tensor:
 
     Returns:
         (B,).
+
+    Raises:
+        NotImplementedError: an operation of the student's net has no forward-mode derivative.
 
     Source: Boffi et al., arXiv:2505.18825, Lagrangian self-distillation.
     """
@@ -177,6 +187,9 @@ def eulerian(players: Players, batch: Batch) -> Tensor:
 
     Returns:
         (B,).
+
+    Raises:
+        NotImplementedError: an operation of the student's net has no forward-mode derivative.
 
     Source: Boffi et al., arXiv:2505.18825, Eulerian self-distillation.
     """
@@ -203,6 +216,13 @@ def semigroup(players: Players, batch: Batch, *, low: float = 0.5, high: float =
     Returns:
         (B,).
 
+    Example:
+        >>> from types import SimpleNamespace
+        >>> straight = SimpleNamespace(student=lambda batch, want: torch.ones_like(batch.x))
+        >>> states = Batch({"x": torch.zeros(2, 3), "t": torch.ones(2), "s": torch.zeros(2)})
+        >>> semigroup()(straight, states)
+        tensor([0., 0.])
+
     Source: Boffi et al., arXiv:2505.18825, progressive self-distillation; at the middle, Frans et al.,
         arXiv:2410.12557, equation 4.
     """
@@ -225,6 +245,12 @@ class LogWeight(nn.Module):
     Args:
         width: hidden units.
         waves: frequencies at which the levels are read.
+
+    Example:
+        >>> LogWeight(8, 2)({"t": torch.ones(2), "s": torch.zeros(2)}, frozenset({"log_weight"}))["log_weight"].tolist()
+        [0.0, 0.0]
+
+    Source: Karras et al., arXiv:2312.02696, equation 21, with two levels.
     """
 
     frequencies: Tensor
@@ -291,6 +317,11 @@ def on_diagonal(players: Players, batch: Batch, *, loss: Expr = MATCHING) -> Ten
 
     Returns:
         (B,).
+
+    Raises:
+        UnknownName: there is no player `weights`.
+
+    Source: Karras et al., arXiv:2312.02696, equation 21, with two levels.
     """
     return _weighed(players, batch, loss, batch.s == batch.t)
 
@@ -308,6 +339,11 @@ def off_diagonal(players: Players, batch: Batch, *, loss: Expr = LAGRANGIAN) -> 
 
     Returns:
         (B,).
+
+    Raises:
+        UnknownName: there is no player `weights`.
+
+    Source: Karras et al., arXiv:2312.02696, equation 21, with two levels.
     """
     return _weighed(players, batch, loss, batch.s < batch.t)
 
@@ -328,6 +364,14 @@ def any_step(players: Players, batch: Batch, *, times: tuple[float, ...] = (1.0,
 
     Returns:
         (B, ...) samples.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> towards_zero = SimpleNamespace(student=lambda batch, want: batch.x)
+        >>> any_step()(towards_zero, Batch({"x": torch.ones(1, 2)}))
+        tensor([[0., 0.]])
+
+    Source: Boffi et al., arXiv:2505.18825.
     """
     x = batch.rng.normal("z", *batch.x.shape[1:]).to(batch.x.dtype)
     for here, there in pairwise(times):

@@ -29,6 +29,12 @@ class Head(nn.Module):
         features: D.
         width: hidden units.
         source: the field's answer that it reads, (B, D) or (B, D, ...), which is averaged over positions.
+
+    Example:
+        >>> Head(4, 8, "features")({"features": torch.ones(2, 4)}, frozenset({"logit"}))["logit"].shape
+        torch.Size([2])
+
+    Source: Yin et al., arXiv:2405.14867, section 4.3.
     """
 
     def __init__(self, features: int, width: int, source: str) -> None:
@@ -60,6 +66,9 @@ def discriminator_head(players: Players, batch: Batch, *, width: int = 128, sour
 
     Returns:
         The module.
+
+    Raises:
+        UnknownName: there is no player `critic`, or it does not answer `source`.
     """
     with torch.no_grad():
         level = torch.full((batch.size,), 0.5, dtype=batch.x.dtype, device=batch.device)
@@ -87,6 +96,9 @@ def gan_discriminator(players: Players, batch: Batch, *, levels: Expr = ALL) -> 
     Returns:
         (B,).
 
+    Raises:
+        UnknownName: there is no player `head`, or none `critic`.
+
     Source: Goodfellow et al., arXiv:1406.2661, section 3; under noise: Wang et al., arXiv:2206.02262, equation 4.
     """
     fake = _logit(players, batch, players.student(batch, "x0").detach(), levels, "gan fake")
@@ -107,6 +119,9 @@ def gan_generator(players: Players, batch: Batch, *, levels: Expr = ALL) -> Tens
 
     Returns:
         (B,).
+
+    Raises:
+        UnknownName: there is no player `head`, or none `critic`.
 
     Source: Yin et al., arXiv:2405.14867, equation 4, in the non-saturating form of its code.
     """

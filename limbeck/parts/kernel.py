@@ -12,7 +12,12 @@ __all__ = ["rbf", "refitted", "ridge", "shrinkage"]
 
 
 def rbf(x_MD: Tensor, z_ND: Tensor, *, width: float) -> Tensor:
-    """The Gaussian kernel, k(x, z) = exp(-|x - z|^2 / (2 width^2)), as a matrix (M, N)."""
+    """The Gaussian kernel, k(x, z) = exp(-|x - z|^2 / (2 width^2)), as a matrix (M, N).
+
+    Example:
+        >>> rbf(torch.zeros(1, 1), torch.tensor([[0.0], [2.0]]), width=1.0)
+        tensor([[1.0000, 0.1353]])
+    """
     return (torch.cdist(x_MD, z_ND, compute_mode="donot_use_mm_for_euclid_dist").square() / (-2 * width**2)).exp()
 
 
@@ -29,9 +34,14 @@ def ridge(k_NN: Tensor, y_N: Tensor, *, penalty: float) -> Tensor:
     Returns:
         (N,) coefficients; the fit at other rows is k_MN beta.
 
+    Raises:
+        RuntimeError: K + penalty I is singular.
+
     Example:
         >>> ridge(torch.eye(2), torch.tensor([1.0, 2.0]), penalty=1.0)
         tensor([0.5000, 1.0000])
+
+    Source: Saunders et al., "Ridge regression learning algorithm in dual variables", ICML 1998.
     """
     return torch.linalg.solve(k_NN + penalty * torch.eye(len(k_NN), dtype=k_NN.dtype, device=k_NN.device), y_N)
 
@@ -76,6 +86,10 @@ def refitted(k_NN: Tensor, y_N: Tensor, *, penalty: float, weight: float, genera
 
     Returns:
         (N,) predictions.
+
+    Example:
+        >>> refitted(torch.eye(2), torch.tensor([1.0, 2.0]), penalty=1.0, weight=1.0, generation=5)
+        tensor([0.5000, 1.0000])
 
     Source: Borup and Andersen, arXiv:2102.13088, theorem 4.1.
     """

@@ -31,13 +31,26 @@ __all__ = [
 
 
 def predict(player: Player, batch: Batch) -> Tensor:
-    """What a player expects of the labels: probabilities (B, C) of classes, or real outputs shaped like them."""
+    """What a player expects of the labels: probabilities (B, C) of classes, or real outputs shaped like them.
+
+    Example:
+        >>> from limbeck.roles import frozen
+        >>> even = Player("even", frozen(), answer=lambda batch, want: {"logits": torch.zeros(1, 4)})
+        >>> predict(even, Batch({"y": torch.tensor([2])}))
+        tensor([[0.2500, 0.2500, 0.2500, 0.2500]])
+    """
     scores = player(batch, "logits")
     return scores.reshape(batch.y.shape) if batch.y.is_floating_point() else scores.softmax(-1)
 
 
 def truth(batch: Batch, like: Tensor) -> Tensor:
-    """The labels in the space of predictions `like`: one-hot classes, or real labels themselves."""
+    """The labels in the space of predictions `like`: one-hot classes, or real labels themselves.
+
+    Example:
+        >>> truth(Batch({"y": torch.tensor([1, 0])}), torch.zeros(2, 3))
+        tensor([[0., 1., 0.],
+                [1., 0., 0.]])
+    """
     return batch.y if batch.y.is_floating_point() else one_hot(batch.y, like.shape[-1]).to(like.dtype)
 
 
@@ -57,6 +70,12 @@ def likelihood(players: Players, batch: Batch) -> Tensor:
 
     Returns:
         (B,).
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> players = SimpleNamespace(student=lambda batch, want: torch.tensor([[1.0], [2.0]]))
+        >>> likelihood()(players, Batch({"y": torch.tensor([1.0, 4.0])}))
+        tensor([0., 2.])
     """
     if batch.y.is_floating_point():
         return _half_squares(predict(players.student, batch), batch.y)
@@ -75,6 +94,15 @@ def imitation(players: Players, batch: Batch) -> Tensor:
 
     Returns:
         (B,).
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> even = lambda batch, want: torch.zeros(1, 2)
+        >>> players = SimpleNamespace(student=even, teacher=even)
+        >>> imitation()(players, Batch({"y": torch.tensor([0])}))
+        tensor([0.6931])
+
+    Source: Hinton et al., "Distilling the Knowledge in a Neural Network", arXiv:1503.02531, section 2.
     """
     target = predict(players.teacher, batch)
     if batch.y.is_floating_point():
@@ -100,19 +128,39 @@ def mixture(players: Players, batch: Batch, *, weight: float = 1.0) -> nn.Module
         players: not asked.
         batch: not read.
         weight: its value until it is estimated.
+
+    Example:
+        >>> mixture(weight=0.5)(None, Batch({"x": torch.zeros(1)})).weight.item()
+        0.5
     """
     return _Weight(weight)
 
 
 @part
 def ground_truth_weight(players: Players, batch: Batch) -> Tensor:
-    """The weight a of the labels, as the player `mix` holds it, (B,)."""
+    """The weight a of the labels, as the player `mix` holds it, (B,).
+
+    a
+
+    Raises:
+        UnknownName: there is no player `mix`.
+
+    Source: Borup and Andersen, arXiv:2102.13088.
+    """
     return players.mix.weight.to(torch.get_default_dtype()).expand(batch.size)
 
 
 @part
 def imitation_weight(players: Players, batch: Batch) -> Tensor:
-    """The weight 1 - a of the teacher, as the player `mix` holds it, (B,)."""
+    """The weight 1 - a of the teacher, as the player `mix` holds it, (B,).
+
+    1 - a
+
+    Raises:
+        UnknownName: there is no player `mix`.
+
+    Source: Borup and Andersen, arXiv:2102.13088.
+    """
     return (1 - players.mix.weight).to(torch.get_default_dtype()).expand(batch.size)
 
 
@@ -132,6 +180,9 @@ def optimal_weight(
 
     Returns:
         The state as it was; the weight, and the mean squared errors of a* and of both ends.
+
+    Raises:
+        UnknownName: one of the players `first`, `echo` and `mix` is missing.
 
     Source: Borup and Andersen, arXiv:2102.13088, section 4.4.
     """

@@ -36,6 +36,9 @@ def adamw(
     Returns:
         The optimiser.
 
+    Raises:
+        ValueError: no weights, a negative lr, eps or weight decay, or a beta outside [0, 1).
+
     Example:
         >>> import torch
         >>> adamw(lr=0.1)([torch.zeros(2, requires_grad=True)]).param_groups[0]["lr"]
@@ -63,6 +66,14 @@ def adam(
     Returns:
         The optimiser.
 
+    Raises:
+        ValueError: no weights, a negative lr or eps, or a beta outside [0, 1).
+
+    Example:
+        >>> import torch
+        >>> adam(lr=0.1)([torch.zeros(2, requires_grad=True)]).param_groups[0]["weight_decay"]
+        0
+
     Source: Kingma and Ba, arXiv:1412.6980, algorithm 1.
     """
     return Adam(params, lr=lr, betas=betas, eps=eps, fused=True)
@@ -82,5 +93,18 @@ def sgd(params: list[Tensor], *, lr: float = 0.1, momentum: float = 0.0, weight_
 
     Returns:
         The optimiser.
+
+    Raises:
+        ValueError: no weights, or a negative lr, momentum or weight decay.
+
+    Example:
+        >>> import torch
+        >>> w = torch.ones(1, requires_grad=True)
+        >>> (3 * w).sum().backward()
+        >>> sgd(lr=0.5)([w]).step()
+        >>> w.data
+        tensor([-0.5000])
+
+    Source: Sutskever et al., "On the importance of initialization and momentum in deep learning", ICML 2013.
     """
     return SGD(params, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=True)

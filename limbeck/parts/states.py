@@ -42,6 +42,10 @@ def like(t: Tensor, x: Tensor) -> Tensor:
 
     Returns:
         (B, 1, ...), in the type of x.
+
+    Example:
+        >>> like(torch.tensor([1.0, 2.0]), torch.zeros(2, 3, 3)).shape
+        torch.Size([2, 1, 1])
     """
     return t.to(x.dtype).view(-1, *[1] * (x.ndim - 1))
 
@@ -60,6 +64,14 @@ def noised(players: Players, batch: Batch, x0: Tensor, levels: Expr, name: str) 
 
     Returns:
         The batch with x = x_t and its level t.
+
+    Example:
+        >>> batch = Batch({"x": torch.zeros(4, 2)})
+        >>> there = noised(None, batch, batch.x, uniform_levels(low=0.5, high=0.5), "noise")
+        >>> there.t, there.x.shape
+        (tensor([0.5000, 0.5000, 0.5000, 0.5000]), torch.Size([4, 2]))
+
+    Source: Liu et al., "Flow Straight and Fast", arXiv:2209.03003, equation 1, with time reversed.
     """
     rng = batch.rng.fold(name)
     t = levels(players, replace(batch, rng=rng, memo={})).to(x0.dtype)  # type: ignore[operator]
@@ -81,6 +93,11 @@ def uniform_levels(players: Players, batch: Batch, *, low: float = 0.02, high: f
 
     Returns:
         (B,).
+
+    Example:
+        >>> t = uniform_levels(low=0.2, high=0.4)(None, Batch({"x": torch.zeros(99, 1)}))
+        >>> bool(((t >= 0.2) & (t <= 0.4)).all())
+        True
     """
     return low + (high - low) * batch.rng.uniform("level").view(-1)
 
@@ -111,6 +128,10 @@ def karras_levels(
 
     Returns:
         (B,), t of the rectified-flow path at the same ratio of noise to signal.
+
+    Example:
+        >>> karras_levels(low=1.0, high=1.0, sigma_max=9.0)(None, Batch({"x": torch.zeros(1, 1)}))
+        tensor([0.9000])
 
     Source: Karras et al., arXiv:2206.00364, equation 5.
     """
@@ -158,6 +179,14 @@ def few_step(players: Players, batch: Batch, *, times: tuple[float, ...] = (1.0,
 
     Returns:
         (B, ...) samples.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> players = SimpleNamespace(student=lambda batch, want: torch.full_like(batch.x, 7.0))
+        >>> few_step()(players, Batch({"x": torch.zeros(1, 2)}))
+        tensor([[7., 7.]])
+
+    Source: Song et al., arXiv:2303.01469, algorithm 1.
     """
     return few_step_states(players.student, batch, (*times, 0.0))[-1]
 
@@ -186,6 +215,8 @@ def noise_states(players: Players, batch: Batch) -> Batch:
         >>> states = noise_states()(None, Batch({"x": torch.zeros(2, 3)}))
         >>> states.t, states.x.shape
         (tensor([1., 1.]), torch.Size([2, 3]))
+
+    Source: Yin et al., arXiv:2311.18828.
     """
     return _at_levels(batch, [batch.rng.normal("z", *batch.x.shape[1:]).to(batch.x.dtype)], (1.0,))
 
@@ -203,6 +234,11 @@ def noised_states(players: Players, batch: Batch, *, times: tuple[float, ...] = 
 
     Returns:
         The batch with the state in x, its level in t, and the datum in `real`.
+
+    Example:
+        >>> states = noised_states(times=(0.5,))(None, Batch({"x": torch.ones(2, 3)}))
+        >>> states.t, states.real.shape
+        (tensor([0.5000, 0.5000]), torch.Size([2, 3]))
     """
     noise = batch.rng.normal("z", *batch.x.shape[1:]).to(batch.x.dtype)
     return _at_levels(batch, [(1 - t) * batch.x + t * noise for t in times], times)

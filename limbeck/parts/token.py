@@ -64,6 +64,11 @@ def token_divergence(players: Players, batch: Batch, weight: Tensor, pair: Pair)
 
     Returns:
         (), in float32 or better.
+
+    Raises:
+        Mismatch: the players have different tokenizers, or vocabularies of different size.
+
+    Source: Agarwal et al., arXiv:2306.13649.
     """
     student, teacher = shared_heads(players.student, players.teacher, batch)
     return fused_sum(student, _exact(weight[batch["mask"]]), pair, teacher)
@@ -85,6 +90,10 @@ def forward_kl(players: Players, batch: Batch, weight: Tensor, *, temperature: f
         weight: (B, T).
         temperature: of both distributions.
 
+    Raises:
+        Mismatch: the players have different tokenizers, or vocabularies of different size.
+        BadValue: the temperature is not positive.
+
     Source: Hinton et al., arXiv:1503.02531, without the factor temperature^2.
     """
     return token_divergence(players, batch, weight, partial(forward_kl_pair, temperature=temperature))
@@ -101,6 +110,12 @@ def reverse_kl(players: Players, batch: Batch, weight: Tensor, *, temperature: f
         batch: columns `tokens` and `mask`.
         weight: (B, T).
         temperature: of both distributions.
+
+    Raises:
+        Mismatch: the players have different tokenizers, or vocabularies of different size.
+        BadValue: the temperature is not positive.
+
+    Source: Gu et al., "MiniLLM", arXiv:2306.08543, equation 1, for whole sequences; here token by token.
     """
     return token_divergence(players, batch, weight, partial(reverse_kl_pair, temperature=temperature))
 
@@ -118,6 +133,10 @@ def jsd(players: Players, batch: Batch, weight: Tensor, *, beta: float = 0.5, te
         weight: (B, T).
         beta: the share of the teacher in the mixture, in [0, 1].
         temperature: of both distributions.
+
+    Raises:
+        Mismatch: the players have different tokenizers, or vocabularies of different size.
+        BadValue: beta is outside [0, 1], or the temperature is not positive.
 
     Source: Agarwal et al., arXiv:2306.13649, equation 1.
     """
@@ -152,6 +171,12 @@ def sequence_mean(players: Players, batch: Batch) -> Tensor:
 
     Returns:
         (B,); times the mean over tokens, it gives the mean over rows of their means over tokens.
+
+    Example:
+        >>> import torch
+        >>> mask = torch.tensor([[False, True, True, True], [False, True, False, False]])
+        >>> sequence_mean()(None, Batch({"mask": mask}))
+        tensor([0.6667, 2.0000])
     """
     targets_B = batch["mask"].sum(1).clamp(min=1)
     return batch.counts["tokens"] / batch.counts["rows"] / targets_B

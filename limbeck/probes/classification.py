@@ -31,6 +31,9 @@ def answers(players: Players, data: Mapping[str, Source], player: str, *, split:
 
     Returns:
         logits (N, C), and the classes y (N,).
+
+    Raises:
+        UnknownName: there is no such player, or it does not answer "logits".
     """
     rows = Batch(data[split].take(torch.arange(len(data[split]))))
     return players[player](rows, "logits"), rows.y
@@ -41,6 +44,16 @@ def accuracy(players: Players, data: Mapping[str, Source], *, player: str = "stu
     """The share of the test rows whose class has the largest score.
 
     mean [argmax_c z_c = y]
+
+    Raises:
+        UnknownName: there is no such player, or it does not answer "logits".
+
+    Example:
+        >>> from limbeck.data import Table
+        >>> players = {"student": lambda rows, want: rows.x}
+        >>> data = {"test": Table({"x": torch.tensor([[0.0, 9.0], [0.0, 9.0]]), "y": torch.tensor([1, 0])})}
+        >>> accuracy()(players, data)
+        0.5
     """
     logits_NC, y_N = answers(players, data, player)
     return float((logits_NC.argmax(-1) == y_N).float().mean())
@@ -54,6 +67,16 @@ def agreement(
 
     mean [argmax_c s_c = argmax_c t_c]
 
+    Raises:
+        UnknownName: there is no such player, or it does not answer "logits".
+
+    Example:
+        >>> from limbeck.data import Table
+        >>> players = {"student": lambda rows, want: rows.x}
+        >>> data = {"test": Table({"x": torch.tensor([[0.0, 9.0], [0.0, 9.0]]), "y": torch.tensor([1, 0])})}
+        >>> agreement(teacher="student")(players, data)
+        1.0
+
     Source: Stanton et al., "Does Knowledge Distillation Really Work?", arXiv:2106.05945.
     """
     classes = [answers(players, data, name)[0].argmax(-1) for name in (player, teacher)]
@@ -65,6 +88,16 @@ def nll(players: Players, data: Mapping[str, Source], *, player: str = "student"
     """The mean negative log-likelihood of the true class, in nats.
 
     mean -log p(y | x)
+
+    Raises:
+        UnknownName: there is no such player, or it does not answer "logits".
+
+    Example:
+        >>> from limbeck.data import Table
+        >>> players = {"student": lambda rows, want: rows.x}
+        >>> data = {"test": Table({"x": torch.tensor([[0.0, 9.0], [0.0, 9.0]]), "y": torch.tensor([1, 0])})}
+        >>> round(nll()(players, data), 3)
+        4.5
     """
     return float(cross_entropy(*answers(players, data, player)))
 
@@ -74,6 +107,16 @@ def brier(players: Players, data: Mapping[str, Source], *, player: str = "studen
     """The mean squared distance of the probabilities from the true class, between 0 and 2.
 
     mean sum_c (p_c - [c = y])^2
+
+    Raises:
+        UnknownName: there is no such player, or it does not answer "logits".
+
+    Example:
+        >>> from limbeck.data import Table
+        >>> players = {"student": lambda rows, want: rows.x}
+        >>> data = {"test": Table({"x": torch.tensor([[0.0, 9.0], [0.0, 9.0]]), "y": torch.tensor([1, 0])})}
+        >>> round(brier()(players, data), 3)
+        1.0
 
     Source: Brier, "Verification of forecasts expressed in terms of probability", Monthly Weather Review 78 (1950).
     """
@@ -86,6 +129,16 @@ def ece(players: Players, data: Mapping[str, Source], *, player: str = "student"
     """The expected calibration error over bins of equal width.
 
     sum_b |B_b| / N |accuracy(B_b) - confidence(B_b)|, with row i in bin ceil(bins max_c p_c)
+
+    Raises:
+        UnknownName: there is no such player, or it does not answer "logits".
+
+    Example:
+        >>> from limbeck.data import Table
+        >>> players = {"student": lambda rows, want: rows.x}
+        >>> data = {"test": Table({"x": torch.tensor([[0.0, 9.0], [0.0, 9.0]]), "y": torch.tensor([1, 0])})}
+        >>> round(ece()(players, data), 3)
+        0.5
 
     Source: Guo et al., "On Calibration of Modern Neural Networks", arXiv:1706.04599, equation 3.
     """

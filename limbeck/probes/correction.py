@@ -79,6 +79,12 @@ def second_accuracy(
         turns: the batch parts that make both answers.
         verifier: gives r, a mark in [0, 1].
         limit: prompts that are asked, the first of the split; 0 for all.
+
+    Raises:
+        BadData: the rows have no column that the verifier reads, such as `answer`.
+        BadValue: the student has no tokenizer.
+
+    Source: Kumar et al., arXiv:2409.12917, Accuracy@t2.
     """
     return float(_marks(players, data, turns, verifier, limit)[1].mean())
 
@@ -102,6 +108,12 @@ def correction_gain(
         turns: the batch parts that make both answers.
         verifier: gives r, a mark in [0, 1].
         limit: prompts that are asked, the first of the split; 0 for all.
+
+    Raises:
+        BadData: the rows have no column that the verifier reads, such as `answer`.
+        BadValue: the student has no tokenizer.
+
+    Source: Kumar et al., arXiv:2409.12917, Delta(t1, t2).
     """
     first, second = _marks(players, data, turns, verifier, limit)
     return float((second - first).mean())
@@ -126,6 +138,12 @@ def broken(
         turns: the batch parts that make both answers.
         verifier: gives r, a mark in [0, 1].
         limit: prompts that are asked, the first of the split; 0 for all.
+
+    Raises:
+        BadData: the rows have no column that the verifier reads, such as `answer`.
+        BadValue: the student has no tokenizer.
+
+    Source: Kumar et al., arXiv:2409.12917, Delta from correct to incorrect.
     """
     first, second = _marks(players, data, turns, verifier, limit)
     return float((first * (1 - second)).mean())

@@ -90,6 +90,11 @@ def sliced_w2(
 
     Returns:
         The distance, in units of the data.
+
+    Raises:
+        UnknownName: the test split has no column x.
+
+    Source: Bonneel et al., "Sliced and Radon Wasserstein barycenters of measures", 2015.
     """
     x, truth = _sampled(players, data, draw, rows)
     u = Rng(("directions",), torch.arange(projections)).normal("u", x.shape[1]).to(x)
@@ -108,6 +113,10 @@ def gaussian_mmd(x: Tensor, y: Tensor, bandwidth: float) -> float:
 
     Returns:
         At least 0.
+
+    Example:
+        >>> round(gaussian_mmd(torch.zeros(3, 1), torch.full((3, 1), 100.0), 1.0), 4)
+        1.4142
 
     Source: Gretton et al., "A kernel two-sample test", 2012, equation 5.
     """
@@ -140,6 +149,11 @@ def mmd(
 
     Returns:
         At least 0.
+
+    Raises:
+        UnknownName: the test split has no column x.
+
+    Source: Gretton et al., "A kernel two-sample test", 2012, equation 5.
     """
     x, truth = _sampled(players, data, draw, rows)
     return gaussian_mmd(x, truth.x.flatten(1).double(), bandwidth)
@@ -184,6 +198,11 @@ def energy_distance(players: Players, data: Mapping[str, Source], *, draw: Expr 
 
     Returns:
         At least 0.
+
+    Raises:
+        UnknownName: the test split has no column x.
+
+    Source: Székely and Rizzo, "Energy statistics", 2013.
     """
     x, truth = _sampled(players, data, draw, rows)
     return energy_gap(x, truth.x.flatten(1).double())
@@ -221,6 +240,9 @@ def mode_recall(
 
     Returns:
         In [0, 1].
+
+    Raises:
+        UnknownName: the test split has no column x, or none `mode`.
     """
     x, truth = _sampled(players, data, draw, rows)
     nearest, near, due = _nearest(x, truth.x.flatten(1).double(), truth.mode)
@@ -242,6 +264,9 @@ def mode_quality(players: Players, data: Mapping[str, Source], *, draw: Expr = O
 
     Returns:
         In [0, 1]; the data themselves score 1 - exp(-4.5) = 0.989 in two dimensions.
+
+    Raises:
+        UnknownName: the test split has no column x, or none `mode`.
     """
     x, truth = _sampled(players, data, draw, rows)
     return float(_nearest(x, truth.x.flatten(1).double(), truth.mode)[1].double().mean())

@@ -42,6 +42,11 @@ class Tree:
     Args:
         tokens: for t = 0 .. n-1, (P, V^t, V) float64: log-probabilities of the next token after every prefix of t
             tokens, prefixes in the order of base-V numbers.
+
+    Example:
+        >>> even = torch.full((1, 1, 2), 0.5).log()
+        >>> Tree((even, even.expand(1, 2, 2))).sequences.exp()
+        tensor([[0.2500, 0.2500, 0.2500, 0.2500]])
     """
 
     tokens: tuple[Tensor, ...]
@@ -106,6 +111,12 @@ def sequence_kl_forward(players: Players, data: Mapping[str, Source]) -> float:
     """The divergence of the student's sequences from the teacher's, the side that covers.
 
     KL(teacher || student) = sum over all sequences x of p(x) (log p(x) - log q(x)).
+
+    Raises:
+        BadValue: there are more than 2^23 completions.
+        BadData: the test rows differ in the length of prompt or completion.
+
+    Source: Kim and Rush, "Sequence-Level Knowledge Distillation", arXiv:1606.07947, section 3.2.
     """
     teacher, student = _both(players, data)
     return float(relative_entropy(teacher.sequences, student.sequences).mean())
@@ -116,6 +127,12 @@ def sequence_kl_reverse(players: Players, data: Mapping[str, Source]) -> float:
     """The divergence of the student's sequences from the teacher's, the side that seeks modes.
 
     KL(student || teacher) = sum over all sequences x of q(x) (log q(x) - log p(x)).
+
+    Raises:
+        BadValue: there are more than 2^23 completions.
+        BadData: the test rows differ in the length of prompt or completion.
+
+    Source: Gu et al., "MiniLLM", arXiv:2306.08543, equation 1.
     """
     teacher, student = _both(players, data)
     return float(relative_entropy(student.sequences, teacher.sequences).mean())
@@ -126,6 +143,10 @@ def prefix_kl(players: Players, data: Mapping[str, Source]) -> float:
     """The error of the student's next token where the student itself goes: what exposure bias costs.
 
     (1/n) sum_t E_{x_<t ~ student} KL(teacher(. | x_<t) || student(. | x_<t)).
+
+    Raises:
+        BadValue: there are more than 2^23 completions.
+        BadData: the test rows differ in the length of prompt or completion.
 
     Source: the on-policy objective of Agarwal et al., arXiv:2306.13649, equation 3, with the forward divergence.
     """
@@ -142,6 +163,10 @@ def sequence_entropy(players: Players, data: Mapping[str, Source]) -> float:
     """The entropy of the student's sequences: small where modes were dropped.
 
     -sum over all sequences x of q(x) log q(x).
+
+    Raises:
+        BadValue: there are more than 2^23 completions.
+        BadData: the test rows differ in the length of prompt or completion.
     """
     logq = enumerated(players["student"], *_asked(data)).sequences
     return float(-relative_entropy(logq, torch.zeros_like(logq)).mean())
@@ -164,6 +189,10 @@ def typical_mass(players: Players, data: Mapping[str, Source], *, mass: float = 
         players: the players "teacher" and "student".
         data: the splits.
         mass: the teacher's mass in the set.
+
+    Raises:
+        BadValue: there are more than 2^23 completions.
+        BadData: the test rows differ in the length of prompt or completion.
     """
     teacher, student = _both(players, data)
     inside = _typical(teacher.sequences, mass)
@@ -180,6 +209,10 @@ def coverage(players: Players, data: Mapping[str, Source], *, share: float = 0.2
         players: the players "teacher" and "student".
         data: the splits.
         share: the share of its due probability from which a sequence counts as covered.
+
+    Raises:
+        BadValue: there are more than 2^23 completions.
+        BadData: the test rows differ in the length of prompt or completion.
     """
     teacher, student = _both(players, data)
     p, q = teacher.sequences.exp(), student.sequences.exp()

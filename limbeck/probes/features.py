@@ -28,6 +28,11 @@ def gram_gap(players: Players, data: Mapping[str, Source]) -> float:
     Args:
         players: the student answers "features"; `projector` maps them.
         data: the rows, under "test".
+
+    Raises:
+        UnknownName: the student does not answer "features".
+
+    Source: Miles et al., "V_kD", arXiv:2403.06213, section 3.2.
     """
     if "projector" not in players:
         return 0.0

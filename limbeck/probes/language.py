@@ -157,6 +157,9 @@ def answer_accuracy(
 
     Returns:
         The mean mark.
+
+    Raises:
+        BadValue: the student has no tokenizer.
     """
     how = {"temperature": temperature, "max_new_tokens": max_new_tokens}
     return _marks(players, data, verifier, samples, limit, **how)
@@ -188,6 +191,9 @@ def step_accuracy(
 
     Returns:
         The mean mark.
+
+    Raises:
+        BadValue: the student has no tokenizer.
     """
     return answer_accuracy.fn(
         players,
@@ -252,6 +258,8 @@ def token_agreement(players: Players, data: Mapping[str, Source], *, limit: int 
 
     Raises:
         BadData: no target token.
+
+    Source: Stanton et al., "Does Knowledge Distillation Really Work?", arXiv:2106.05945.
     """
 
     def measure(batch: Batch) -> Tensor:

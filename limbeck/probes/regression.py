@@ -35,6 +35,18 @@ def mse(players: Players, data: Mapping[str, Source], *, player: str = "student"
     """The mean squared error on the test rows.
 
     mean (z - y)^2
+
+    Raises:
+        UnknownName: there is no such player, or it does not answer "logits".
+
+    Example:
+        >>> from limbeck.data import Table
+        >>> from limbeck.players import Player
+        >>> from limbeck.roles import frozen
+        >>> half = Player("half", frozen(), answer=lambda rows, want: {"logits": rows.x / 2})
+        >>> data = {"test": Table({"x": torch.tensor([2.0, 4.0]), "y": torch.tensor([1.0, 4.0])})}
+        >>> mse()({"student": half}, data)
+        2.0
     """
     rows, fit_N = _fit(players, data, player, "test")
     return float((fit_N - rows.y).square().mean())
@@ -50,6 +62,11 @@ def gap_to_ridge(players: Players, data: Mapping[str, Source], *, penalty: float
         players: the student has a `kernel(x)`.
         data: the rows it was fitted to, under "train".
         penalty: the weight of the squared norm.
+
+    Raises:
+        RuntimeError: K + penalty I is singular.
+
+    Source: Saunders et al., "Ridge regression learning algorithm in dual variables", ICML 1998.
     """
     rows, fit_N = _fit(players, data, "student", "train")
     k_NN = players.student.kernel(rows.x)
@@ -70,6 +87,8 @@ def gap_to_generation(
         penalty: the weight of the squared norm in every generation.
         weight: the weight of the labels in the targets.
         generation: how many fits lie behind the student.
+
+    Source: Borup and Andersen, arXiv:2102.13088, theorem 4.1.
     """
     rows, fit_N = _fit(players, data, "student", "train")
     expected_N = refitted(players.student.kernel(rows.x), rows.y, penalty=penalty, weight=weight, generation=generation)

@@ -39,13 +39,25 @@ def _tensors(player: Player) -> list[Tensor]:
 
 @part
 def parameters(players: Players, data: Mapping[str, Source]) -> float:
-    """The number of weights of the student, tied ones counted once; buffers are no weights."""
+    """The number of weights of the student, tied ones counted once; buffers are no weights.
+
+    sum_w |w|, over the tensors w of weights, with |w| the number of their entries
+
+    Raises:
+        BadValue: the student has no net of its own.
+    """
     return float(sum(t.numel() for t in _tensors(players["student"]) if isinstance(t, torch.nn.Parameter)))
 
 
 @part
 def weight_bytes(players: Players, data: Mapping[str, Source]) -> float:
-    """The bytes of the student's weights and buffers on disk in their dtypes, tied ones once, without headers."""
+    """The bytes of the student's weights and buffers on disk in their dtypes, tied ones once, without headers.
+
+    sum_w |w| bytes(w), over the tensors w of weights and buffers
+
+    Raises:
+        BadValue: the student has no net of its own.
+    """
     return float(sum(t.numel() * t.element_size() for t in _tensors(players["student"])))
 
 
@@ -82,6 +94,9 @@ def throughput(
         want: the answer that is asked for.
         rows: rows of a forward.
         runs: forwards that are timed; the median counts.
+
+    Raises:
+        BadValue: the student has no net of its own.
     """
     batch = _test_rows(players["student"], data, rows)
 
@@ -104,6 +119,9 @@ def decoding_speed(
         rows: prompts that are continued side by side.
         new_tokens: the most tokens of a continuation.
         runs: samplings that are timed; the median counts.
+
+    Raises:
+        BadValue: the student has no net of its own.
     """
     student = players["student"]
     batch = _test_rows(student, data, rows)
@@ -150,6 +168,9 @@ def peak_memory(players: Players, data: Mapping[str, Source], *, want: str = "lo
         data: the splits.
         want: the answer that is asked for.
         rows: rows of the forward.
+
+    Raises:
+        BadValue: the student has no net of its own.
     """
     batch = _test_rows(players["student"], data, rows)
     given = [c for c in batch.columns.values() if isinstance(c, Tensor)]

@@ -66,6 +66,9 @@ def trajectory_error(
     Returns:
         The error, in squared units of the data.
 
+    Raises:
+        UnknownName: there is no bed of that name.
+
     Source: Boffi et al., arXiv:2505.18825; the exact flow takes the place of a teacher's.
     """
     source = data["test"]

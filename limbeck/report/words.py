@@ -63,7 +63,12 @@ def interval(of: Interval, scale: float | None = None, *, sign: bool = False) ->
 
 
 def ends_of(of: Interval, scale: float | None = None) -> str:
-    """The ends of an interval in words; "not known" without one."""
+    """The ends of an interval in words; "not known" without one.
+
+    Example:
+        >>> ends_of(Interval(0.5, 0.4, 0.6)), ends_of(Interval(0.5))
+        ('0.400 to 0.600', 'not known')
+    """
     if of.low is None or of.high is None:
         return "not known"
     return f"{number(of.low, scale)} to {number(of.high, scale)}"
@@ -142,6 +147,10 @@ def headline(exam: Examination | None, status: str) -> str:
     Args:
         exam: what was measured, if anything was.
         status: how the run ended.
+
+    Example:
+        >>> headline(None, "done")
+        "Nothing is known of the student's quality: the run is done, and it was not evaluated."
     """
     if exam is None or not exam.qualities:
         return f"Nothing is known of the student's quality: the run is {status}, and it was not evaluated."
