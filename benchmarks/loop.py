@@ -18,8 +18,8 @@ from limbeck.adapters.modules import Plain
 from limbeck.data import Table, rows_of_step
 from limbeck.loop import Loop
 from limbeck.part import terms
-from limbeck.parts.optimizer import adam
 from limbeck.parts.classification import mse_logits
+from limbeck.parts.optimizer import adam
 from limbeck.recipe import Learn, Phase, Recipe
 from limbeck.roles import frozen, learning
 
@@ -50,7 +50,8 @@ def by_loop(x: Tensor, width: int, steps: int, batch: int) -> None:
         key="step", players={"student": learning(adam(lr=1e-3)), "teacher": frozen()},
         stages=(Learn("fit", (phase,), steps=steps, batch_size=batch),), **facts,
     )  # fmt: skip
-    Loop(recipe, {"student": Plain(net(width, 0)), "teacher": Plain(net(width, 1))}, {"train": Table({"x": x})}).execute()
+    nets = {"student": Plain(net(width, 0)), "teacher": Plain(net(width, 1))}
+    Loop(recipe, nets, {"train": Table({"x": x})}).execute()
 
 
 def seconds(work: Callable[[], None]) -> float:
@@ -70,5 +71,6 @@ def table() -> list[str]:
                  for _ in range(REPEATS)]  # fmt: skip
         hand, loop = (1e3 * statistics.median(p[i] for p in pairs) / steps for i in (0, 1))
         ratio = statistics.median(b / a for a, b in pairs)
-        out.append(f"| width {width}, batch {batch} | {hand:.3f} ms | {loop:.3f} ms | {1e3 * (loop - hand):.0f} us | {ratio:.3f} |")
+        cells = (f"width {width}, batch {batch}", f"{hand:.3f} ms", f"{loop:.3f} ms", f"{1e3 * (loop - hand):.0f} us")
+        out.append(f"| {' | '.join(cells)} | {ratio:.3f} |")
     return out

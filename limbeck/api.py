@@ -301,7 +301,8 @@ def _finish(job: Job, players: Players, data: Mapping[str, Source], path: Path, 
     elif product in data and isinstance(data[product], Table):
         saved.mkdir(exist_ok=True)
         columns = data[product].take(torch.arange(len(data[product])))
-        np.savez(saved / "rows.npz", **{k: c.numpy() for k, c in columns.items() if isinstance(c, torch.Tensor)})
+        arrays: dict[str, Any] = {k: c.numpy() for k, c in columns.items() if isinstance(c, torch.Tensor)}
+        np.savez(saved / "rows.npz", **arrays)
     show.note("examining teacher, student before and student after on held-out rows")
     exam = _examined(job, players, path, seed)
     if exam is not None:

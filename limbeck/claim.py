@@ -25,8 +25,9 @@ from limbeck.errors import BadValue, BrokenRecipe, NotFinite, unknown
 from limbeck.index import fingerprint, keys, load
 from limbeck.loop import Loop, Options
 from limbeck.override import flatten, override
-from limbeck.players import Players
+from limbeck.players import Player, Players
 from limbeck.recipe import Arm, Claim, Inequality, Recipe
+from limbeck.roles import frozen
 
 __all__ = ["Verdict", "judge", "run_arm", "tune", "verify"]
 
@@ -144,6 +145,10 @@ class Trial:
         self.recipe, self.claim, self.say = recipe, claim, say
         self.bed = load_bed(claim.bed)
 
+    def _truth(self, seed: int) -> dict[str, Player]:
+        """The players of the bed as they come, so that probes find the truth whatever players an arm has."""
+        return {name: Player(name, frozen(), make(seed)) for name, make in self.bed.players.items()}
+
     def figures(self, name: str, tuned: Mapping[str, Any], seed: int, split: str) -> dict[str, float]:
         """Run one arm on one seed and measure it.
 
@@ -164,6 +169,7 @@ class Trial:
         except NotFinite as error:
             self.say(f"{self.recipe.key}: {name} seed {seed}: {error}")
             return dict.fromkeys(self.claim.probes, math.nan)
+        players = Players({**self._truth(seed), **players})
         data["test"] = data[split]
         if split != "test":
             data.pop(split, None)

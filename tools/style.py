@@ -95,10 +95,22 @@ def definitions(path: Path) -> Iterator[Def]:
 
 
 def method_lines(path: Path) -> int:
-    """Code lines of a recipe without its claim: what the method costs, as against the experiment that proves it."""
+    """Code lines of a recipe without its claim: what the method costs, as against the experiment that proves it.
+
+    What stands beside the claim and only the claim uses belongs to the experiment too.
+    """
     tree, code = ast.parse(path.read_text(encoding="utf-8")), code_lines(path)
-    claims = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and ast.unparse(n.func) == "Claim"]
-    inside = {line for c in claims for line in range(c.lineno, (c.end_lineno or c.lineno) + 1)}
+    claims: list[ast.AST] = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and ast.unparse(n.func) == "Claim"]
+    helpers = [s for s in tree.body if isinstance(s, ast.Assign | ast.FunctionDef)]
+    for helper in reversed(helpers):
+        mine = {n for n in ast.walk(tree) for c in claims if n in set(ast.walk(c))}
+        used = {
+            n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and n not in mine and isinstance(n.ctx, ast.Load)
+        }
+        names = {helper.name} if isinstance(helper, ast.FunctionDef) else {ast.unparse(t) for t in helper.targets}
+        if not names & used and not names & {"recipe"}:
+            claims.append(helper)
+    inside = {n for c in claims for n in range(c.lineno, (c.end_lineno or c.lineno) + 1)}  # type: ignore[attr-defined]
     return sum(n not in inside for n in code)
 
 
@@ -138,12 +150,14 @@ def measure() -> tuple[dict[str, float], list[Def], dict[str, int]]:
     def share(pattern: re.Pattern[str], of: list[str]) -> float:
         return sum(bool(pattern.search(d)) for d in of) / max(1, len(of))
 
+    slots, bases = sum(d.slots for d in functions), classes
     figures = {
         "function median": at(lengths, 0.5), "function p90": at(lengths, 0.9), "function max": max(lengths),
         "file median": at(list(sizes.values()), 0.5), "file p90": at(list(sizes.values()), 0.9),
-        "inheritance": max(chain(classes, name) for name in classes), "repeated": repeated(list(code.values())),
-        "documented": len(written) / max(1, len(docs)), "tell errors": share(RAISES, written), "show an example": share(EXAMPLE, written),
-        "cite (maths)": share(CITES, maths), "typed": sum(d.typed for d in functions) / max(1, sum(d.slots for d in functions)),
+        "inheritance": max(chain(bases, name) for name in bases), "repeated": repeated(list(code.values())),
+        "documented": len(written) / max(1, len(docs)), "tell errors": share(RAISES, written),
+        "show an example": share(EXAMPLE, written), "cite (maths)": share(CITES, maths),
+        "typed": sum(d.typed for d in functions) / max(1, slots),
         "tests to code": sum(len(code_lines(p)) for p in TESTS.rglob("*.py")) / max(1, sum(sizes.values())),
         "recipe p90": at(units, 0.9), "recipe max": max(units, default=0),
     }  # fmt: skip

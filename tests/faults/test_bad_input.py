@@ -41,7 +41,8 @@ def limbeck_(capsys: pytest.CaptureFixture[str], *args: Any) -> tuple[int, str]:
 
 
 def distill(capsys: Any, tmp_path: Path, *more: Any, recipe: str = "kd", **changes: Any) -> tuple[int, str]:
-    given = {"teacher": TEACHER, "student": STUDENT, "data": tmp_path / "rows.jsonl", "out": tmp_path / "run", "steps": 2}
+    given = {"teacher": TEACHER, "student": STUDENT, "data": tmp_path / "rows.jsonl", "out": tmp_path / "run"}
+    given["steps"] = 2
     given |= changes
     flags = [x for name, value in given.items() if value is not None for x in (f"--{name}", value)]
     return limbeck_(capsys, "distill", recipe, *flags, *more)
@@ -113,7 +114,10 @@ def test_weights_that_are_not_finite(capsys: Any, tmp_path: Path, rows: Path) ->
         ("", "rows.jsonl"),
         ('{"prompt": "1+1=", "completion": "2"}\n{"prompt": "1+', "rows.jsonl"),
         ('{"promt": "1+1="}\n{"promt": "1+2="}\n', "promt"),
-        ('{"prompt": "1+1=", "completion": "2", "score": NaN}\n{"prompt": "1", "completion": "2", "score": 1}\n', "score"),
+        (
+            '{"prompt": "1=", "completion": "1", "score": NaN}\n{"prompt": "2=", "completion": "2", "score": 1}\n',
+            "score",
+        ),
     ],
     ids=["empty", "truncated", "columns", "nan"],
 )

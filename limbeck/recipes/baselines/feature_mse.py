@@ -21,11 +21,7 @@ recipe = Recipe(
     kind="method",
     learns="student weights, projector",
     teacher="white-box",
-    players={
-        "student": learning(optimizer),
-        "teacher": frozen(),
-        "projector": built(linear_projector(), optimizer),
-    },
+    players={"student": learning(optimizer), "teacher": frozen(), "projector": built(linear_projector(), optimizer)},
     stages=(Learn("distill", (Phase("student", ("student", "projector"), loss),), epochs=100, batch_size=128),),
     deviates=("pooled features and labels in one stage, not a hidden layer in a stage of its own: the usual baseline",),
 )

@@ -20,21 +20,14 @@ SINGLE = Arm(set={"boost.steps": 10, "choose.step": keep_best_learner()})
 ALONE = {"boost.step": tuple(f"fit_alone(top={k})" for k in range(1, 11))}
 GRID = {
     "boosted": {"boost.step.top": (2, 3, 5, 8, 10), "boost.step.lr": (0.5, 1.0)},
-    "one prompt": {"student.builder.prompts": tuple((prompt,) for prompt in PROMPTS)},
-    "one learner": ALONE,
-    "equal weights": ALONE,
-    "logistic": {"boost.step": tuple(f"fit_logistic(strength=1e{k})" for k in range(-3, 7))},
-}
+    "one prompt": {"student.builder.prompts": tuple((prompt,) for prompt in PROMPTS)}, "one learner": ALONE,
+    "equal weights": ALONE, "logistic": {"boost.step": tuple(f"fit_logistic(strength=1e{k})" for k in range(-3, 7))},
+}  # fmt: skip
 
 recipe = Recipe(
-    key="promptboosting",
-    title="PromptBoosting: Black-Box Text Classification with Ten Forward Passes",
-    paper="arXiv:2212.09257",
-    family="blackbox",
-    kind="method",
-    learns="ensemble weights and verbalisers",
-    teacher="black-box",
-    players={"teacher": frozen(), "student": built(voters())},
+    key="promptboosting", title="PromptBoosting: Black-Box Text Classification with Ten Forward Passes",
+    paper="arXiv:2212.09257", family="blackbox", kind="method", learns="ensemble weights and verbalisers",
+    teacher="black-box", players={"teacher": frozen(), "student": built(voters())},
     stages=(
         Make("ask", ask_prompts(), into="asked"),
         Make("ask_held_out", ask_prompts(), into="asked_held_out", data="valid"),
@@ -51,23 +44,16 @@ recipe = Recipe(
         "a weighted error below half a row counts as half a row, where the code divides by zero",
     ),
     claim=Claim(
-        bed="cloze",
-        set=BED,
+        bed="cloze", set=BED,
         arms={
-            "boosted": Arm(),
-            "one prompt": Arm(),
-            "equal weights": Arm(),
-            "one learner": SINGLE,
-            "logistic": LOGISTIC,
+            "boosted": Arm(), "one prompt": Arm(), "equal weights": Arm(), "one learner": SINGLE, "logistic": LOGISTIC,
         },
         probes={"excess": excess_queries(), "accuracy": accuracy()},
         says=(
-            more("accuracy", "boosted", "one learner", by=0.05),
-            more("accuracy", "boosted", "one prompt", by=0.02),
+            more("accuracy", "boosted", "one learner", by=0.05), more("accuracy", "boosted", "one prompt", by=0.02),
             within("excess", "boosted", 0.0),
         ),
-        tune=Tune("accuracy", GRID, seeds=2),
-        seeds=6,
-        control="equal weights",
+        tune=Tune("accuracy", GRID, seeds=2),  # type: ignore[arg-type]
+        seeds=6, control="equal weights",
     ),
-)
+)  # fmt: skip

@@ -38,17 +38,10 @@ def at(penalty: float, weight: float | None = None, generations: int = 1) -> Arm
 recipe = Recipe(
     key="weighted-sd",
     title="Even your Teacher Needs Guidance: Ground-Truth Targets Dampen Regularization Imposed by Self-Distillation",
-    paper="arXiv:2102.13088",
-    family="classic",
-    kind="method",
-    learns="student weights",
-    teacher="self",
+    paper="arXiv:2102.13088", family="classic", kind="method", learns="student weights", teacher="self",
     players={
-        "student": learning(sgd(lr=0.05, momentum=0.9, weight_decay=1e-4)),
-        "first": copy_of("student"),
-        "teacher": copy_of("student"),
-        "echo": copy_of("student"),
-        "mix": built(mixture()),
+        "student": learning(sgd(lr=0.05, momentum=0.9, weight_decay=1e-4)), "first": copy_of("student"),
+        "teacher": copy_of("student"), "echo": copy_of("student"), "mix": built(mixture()),
     },
     stages=(
         Repeat("labels", (fit(likelihood()),), carry={"first": "student", "teacher": "student"}),
@@ -66,17 +59,13 @@ recipe = Recipe(
     claim=Claim(
         bed="sines",
         arms={
-            "estimated": at(1.0),
-            "labels": at(1.0, weight=1.0),
-            "imitation": at(1.0, weight=0.0),
-            "estimated, weak penalty": at(0.03),
-            "labels, weak penalty": at(0.03, weight=1.0),
+            "estimated": at(1.0), "labels": at(1.0, weight=1.0), "imitation": at(1.0, weight=0.0),
+            "estimated, weak penalty": at(0.03), "labels, weak penalty": at(0.03, weight=1.0),
             "eight generations": at(1.0, weight=0.5, generations=8),
         },
         probes={"mse": mse(), "gap": gap_to_ridge(penalty=1.0 / 0.5)},
         says=(
-            less("mse", "estimated", "imitation", by=0.03),
-            less("mse", "estimated", "labels", by=0.01),
+            less("mse", "estimated", "imitation", by=0.03), less("mse", "estimated", "labels", by=0.01),
             less("mse", "estimated, weak penalty", "labels, weak penalty", by=0.005),
             within("gap", "eight generations", 5e-3),
         ),
@@ -86,8 +75,7 @@ recipe = Recipe(
             for field, value in {"steps": 150, "batch_size": ROWS}.items()
         }
         | {"student.optimizer.lr": 6.0},
-        seeds=8,
-        control="imitation",
+        seeds=8, control="imitation",
         no_tune="the question is what mixing does at a given penalty, so every arm has the same one",
     ),
-)
+)  # fmt: skip

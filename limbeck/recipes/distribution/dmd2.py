@@ -23,17 +23,10 @@ EVEN = uniform_levels()
 FOUR = backward_simulated(times=(1.0, 0.75, 0.5, 0.25))
 
 recipe = Recipe(
-    key="dmd2",
-    title="Improved Distribution Matching Distillation for Fast Image Synthesis",
-    paper="arXiv:2405.14867",
-    family="distribution",
-    kind="method",
-    learns="student weights",
-    teacher="white-box",
+    key="dmd2", title="Improved Distribution Matching Distillation for Fast Image Synthesis",
+    paper="arXiv:2405.14867", family="distribution", kind="method", learns="student weights", teacher="white-box",
     players={
-        "student": learning(adamw(lr=2e-6)),
-        "teacher": frozen(),
-        "critic": copy_of("teacher", adamw(lr=2e-6)),
+        "student": learning(adamw(lr=2e-6)), "teacher": frozen(), "critic": copy_of("teacher", adamw(lr=2e-6)),
         "head": built(discriminator_head(), adamw(lr=2e-6)),
     },
     stages=(
@@ -41,32 +34,21 @@ recipe = Recipe(
             "distill",
             phases=(
                 Phase(
-                    "critic",
-                    learns=("critic", "head"),
-                    batch=backward_simulated(times=(1.0,)),
-                    loss=terms(denoise=fake_denoising(), gan=1e-2 * gan_discriminator()),
-                    times=5,
+                    "critic", learns=("critic", "head"), batch=backward_simulated(times=(1.0,)),
+                    loss=terms(denoise=fake_denoising(), gan=1e-2 * gan_discriminator()), times=5,
                 ),
                 Phase(
-                    "student",
-                    learns=("student",),
-                    batch=backward_simulated(times=(1.0,)),
+                    "student", learns=("student",), batch=backward_simulated(times=(1.0,)),
                     loss=terms(match=distribution_matching(), gan=3e-3 * gan_generator()),
                 ),
             ),
-            steps=200_000,
-            batch_size=280,
-            clip=10.0,
+            steps=200_000, batch_size=280, clip=10.0,
         ),
     ),
     variants={
         "four-step": {
-            "distill.critic.batch": FOUR,
-            "distill.student.batch": FOUR,
-            "distill.student.loss.gan.weight": 5e-3,
-            "student.optimizer.lr": 5e-7,
-            "critic.optimizer.lr": 5e-7,
-            "head.optimizer.lr": 5e-7,
+            "distill.critic.batch": FOUR, "distill.student.batch": FOUR, "distill.student.loss.gan.weight": 5e-3,
+            "student.optimizer.lr": 5e-7, "critic.optimizer.lr": 5e-7, "head.optimizer.lr": 5e-7,
         },
     },
     deviates=(
@@ -78,17 +60,11 @@ recipe = Recipe(
     claim=Claim(
         bed="mog8w",
         set={
-            "distill.steps": 300,
-            "distill.batch_size": 128,
-            "distill.critic.loss.denoise.levels": EVEN,
-            "distill.critic.loss.denoise.sigma_data": 1.4,
-            "distill.critic.loss.gan.levels": EVEN,
-            "distill.critic.loss.gan.weight": 0.3,
-            "distill.student.loss.match.levels": EVEN,
-            "distill.student.loss.gan.levels": EVEN,
-            "distill.student.loss.gan.weight": 1.0,
-            "critic": learning(QUICK),
-            "head.optimizer": QUICK,
+            "distill.steps": 300, "distill.batch_size": 128, "distill.critic.loss.denoise.levels": EVEN,
+            "distill.critic.loss.denoise.sigma_data": 1.4, "distill.critic.loss.gan.levels": EVEN,
+            "distill.critic.loss.gan.weight": 0.3, "distill.student.loss.match.levels": EVEN,
+            "distill.student.loss.gan.levels": EVEN, "distill.student.loss.gan.weight": 1.0,
+            "critic": learning(QUICK), "head.optimizer": QUICK,
             "student.optimizer": adamw(lr=linear(start=5e-3, end=2.5e-4), betas=(0.5, 0.95)),
         },
         arms={
@@ -98,7 +74,7 @@ recipe = Recipe(
                     "distill.critic.learns": ("critic",),
                     "distill.critic.loss": terms(denoise=fake_denoising(levels=EVEN, sigma_data=1.4)),
                     "distill.student.loss": terms(match=distribution_matching(levels=EVEN)),
-                }
+                },
             ),
         },
         probes={"sw2": sliced_w2(), "recall": mode_recall(), "quality": mode_quality()},
@@ -106,13 +82,10 @@ recipe = Recipe(
         tune=Tune(
             "sw2",
             {
-                "dmd2": {
-                    "distill.student.loss.gan.weight": (1.0, 3.0),
-                    "student.optimizer.lr.start": (2.5e-3, 5e-3),
-                },
+                "dmd2": {"distill.student.loss.gan.weight": (1.0, 3.0), "student.optimizer.lr.start": (2.5e-3, 5e-3)},
                 "no-gan": {"student.optimizer.lr.start": (1.25e-3, 2.5e-3, 5e-3, 1e-2)},
             },
         ),
         control="no-gan",
     ),
-)
+)  # fmt: skip

@@ -26,15 +26,13 @@ correct = Make("correct", rows=requested() >> repeated(copies=5) >> said >> impr
 claim = Claim(
     bed="chain",
     arms={
-        "stasc": Arm(),
-        "start": Arm(set={"rounds.times": 0}),
+        "stasc": Arm(), "start": Arm(set={"rounds.times": 0}),
         "first turn": Arm(set={"rounds.correct.data": "train", "rounds.correct.rows": alone}),
         "unfiltered": Arm(set={"rounds.correct.rows.improved.gain": -1.0}),
     },
     probes={name: figure(**{**on_bed, "limit": 0}) for name, figure in FIGURES.items()},
     says=(
-        more("second", "stasc", "start", by=0.1),
-        more("gain", "stasc", "start", by=0.1),
+        more("second", "stasc", "start", by=0.1), more("gain", "stasc", "start", by=0.1),
         more("gain", "stasc", "first turn", by=0.1),
     ),
     set={
@@ -47,26 +45,19 @@ claim = Claim(
     tune=Tune(
         "second", {a: {"student.optimizer.lr": (1e-4, 3e-4, 1e-3)} for a in ("stasc", "first turn", "unfiltered")}
     ),
-    players={"student": "base"},
-    control="unfiltered",
-)
+    players={"student": "base"}, control="unfiltered",
+)  # fmt: skip
 
 recipe = Recipe(
-    key="stasc",
-    title="Self-Taught Self-Correction for Small Language Models",
-    paper="arXiv:2503.08681",
-    family="reasoning",
-    kind="method",
-    learns="student weights",
-    teacher="self",
+    key="stasc", title="Self-Taught Self-Correction for Small Language Models", paper="arXiv:2503.08681",
+    family="reasoning", kind="method", learns="student weights", teacher="self",
     players={"student": learning(adamw(lr=1e-6, weight_decay=0.01))},
     stages=(
         Repeat("fixed", (first,), times=0),
         Repeat(
             "rounds",
             (
-                Repeat("evolving", (first,)),
-                correct,
+                Repeat("evolving", (first,)), correct,
                 Learn("learn", (Phase("student", ("student",), cross_entropy()),), data="kept"),
                 Measure("figures", {name: figure(turns=turns) for name, figure in FIGURES.items()}),
             ),
@@ -79,4 +70,4 @@ recipe = Recipe(
         "N keeps corrections that are better or as right, as the paper has it; its code keeps only right to right",
     ),
     claim=claim,
-)
+)  # fmt: skip
