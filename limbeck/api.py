@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import nn
 
 from limbeck import claim as claims
@@ -245,6 +246,8 @@ def _accelerator(precision: str, trackers: Sequence[str], out: Path) -> Accelera
         raise BadValue(
             f"precision must be 'no' or 'bf16', got {precision!r}: fp16 needs loss scaling, which is not there"
         )
+    if AcceleratorState._shared_state.get("_mixed_precision", precision) != precision:
+        AcceleratorState._reset_state()  # another precision was used before in this process
     made = Accelerator(
         cpu=not torch.cuda.is_available(), mixed_precision=precision, log_with=list(trackers) or None, project_dir=out
     )

@@ -22,11 +22,12 @@ from torch.nn import functional as F
 
 from limbeck.adapters.causal_lm import CausalLM
 from limbeck.adapters.sentence import Sentence
+from limbeck.adapters.seq2seq import Seq2Seq
 from limbeck.batch import Batch
 from limbeck.beds import Bed
 from limbeck.data import Source, batch_of
 from limbeck.errors import BadData
-from limbeck.evaluate import Cost, Examination, buckets, compare, compare_statistic, figures, measure_cost
+from limbeck.evaluate import Cost, Examination, Quality, buckets, compare, compare_statistic, figures, measure_cost
 from limbeck.parts.rollout import sample
 from limbeck.players import Player, Players
 from limbeck.roles import frozen
@@ -96,10 +97,7 @@ def _language(nets: Mapping[str, Any], batches: Sequence[Batch]) -> dict[str, An
     }
     decides = any(sum(hits) for hits in exact.values())
     qualities = [compare("right answers (greedy)", exact)] if decides else []
-    qualities += [
-        compare(name if name == AGREES else f"{name} (nats a token)", scores, higher_is_better=name == AGREES)
-        for name, scores in per.items()
-    ]
+    qualities += _token_qualities(per)
     return {
         "qualities": qualities, "want": "logits", "notes": notes,
         "score": "right answer" if decides else "loss on the reference (nats a token)",
@@ -242,8 +240,32 @@ def _distance(nets: Mapping[str, Any], batches: Sequence[Batch]) -> dict[str, An
     }
 
 
+def _translator(nets: Mapping[str, Any], batches: Sequence[Batch]) -> dict[str, Any]:
+    """Loss on the reference and distance to the teacher, token by token of the target."""
+    rows = [_token_figures(nets, batch) for batch in batches]
+    per = {name: {w: np.concatenate([r[name][w] for r in rows]) for w in rows[0][name]} for name in rows[0]}
+    loss = per["loss on the reference"]
+    return {
+        "qualities": _token_qualities(per), "want": "logits", "score": "loss on the reference (nats a token)",
+        "higher_is_better": False, "scores": loss, "inputs": _sources(nets["after"], batches),
+        "slices": {"length in tokens": buckets(torch.cat([b.length for b in batches]).tolist())},
+    }  # fmt: skip
+
+
+def _token_qualities(per: Mapping[str, Any]) -> list[Quality]:
+    return [
+        compare(name if name == AGREES else f"{name} (nats a token)", scores, higher_is_better=name == AGREES)
+        for name, scores in per.items()
+    ]
+
+
+def _sources(net: Any, batches: Sequence[Batch]) -> list[str]:
+    return [t for b in batches for t in _decoded(net.tokenizer, b.source, torch.zeros_like(b.length), b.source_length)]
+
+
 KINDS: tuple[tuple[Callable[[nn.Module, Batch], bool], Callable[..., dict[str, Any]]], ...] = (
     (lambda net, batch: isinstance(net, CausalLM), _language),
+    (lambda net, batch: isinstance(net, Seq2Seq), _translator),
     (lambda net, batch: "y" in batch and not batch["y"].is_floating_point(), _classifier),
     (lambda net, batch: True, _distance),
 )

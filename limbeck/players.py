@@ -23,7 +23,7 @@ from limbeck.batch import Batch
 from limbeck.errors import BadValue, BrokenRecipe, Mismatch, unknown
 from limbeck.roles import Role
 
-__all__ = ["Player", "Players", "build"]
+__all__ = ["Player", "Players", "build", "copied"]
 
 Answer = Callable[[Batch, frozenset[str]], dict[str, Any]]
 
@@ -249,8 +249,15 @@ def _enliven(
         return Player(name, role, answer=_under_context(live[role.of[0]], role, Players(live)))
     if len(role.of) > 1:
         return Player(name, role, answer=_mean_of([live[n] for n in role.of]))
-    original = live[role.of[0]]
-    return Player(name, role, copy.deepcopy(original.module), changed=True, trainable=original.trainable)
+    return Player(name, role, copied(live[role.of[0]]), changed=True)
+
+
+def copied(player: Player) -> nn.Module:
+    """A copy of a player's net, whose weights may learn where they came free."""
+    net: nn.Module = copy.deepcopy(player.module)  # type: ignore[assignment]
+    for p, trainable in zip(net.parameters(), player.trainable, strict=True):
+        p.requires_grad_(trainable)
+    return net
 
 
 def _under_context(own: Player, role: Role, players: Players) -> Answer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +10,7 @@ from limbeck.claim import points
 from limbeck.data import Table
 from limbeck.index import load
 from limbeck.override import override
+from limbeck.players import copied
 from limbeck.recipe import Sub
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def sweep(stage: Sub, parent: Loop, path: str) -> Table:
     for i, point in enumerate(points(stage.over)):
         done: dict[str, Any] | None = journal.read(i)
         if done is None:
-            nets = {n: copy.deepcopy(p.module) for n, p in parent.players.items() if p.module is not None}
+            nets = {n: copied(p) for n, p in parent.players.items() if p.module is not None}
             child = type(parent)(override(load(stage.recipe), point), nets, dict(parent.data), parent.options)
             child.execute()
             figures = child.probe(stage.probes)

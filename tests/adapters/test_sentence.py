@@ -130,3 +130,13 @@ def test_the_sides_of_pairs_are_rows_of_their_own(tmp_path: Path) -> None:
     with torch.no_grad():
         answers = net(batch, frozenset({"embedding"}))["embedding"]
     torch.testing.assert_close(answers, encode(net, [*TEXTS[:2], *TEXTS[1:]]), atol=1e-5, rtol=0)
+
+
+def test_padding_to_the_longest_of_other_batches_costs_nothing(tmp_path: Path) -> None:
+    net = open_player(layout(tmp_path / "m", [("1_Pooling", "Pooling", {"pooling_mode": "mean"})]))
+    batch = Batch({"tokens": torch.arange(5, 23).view(2, 9), "length": torch.tensor([6, 4])})
+    with torch.no_grad():
+        wide = net(batch, frozenset({"embedding", "hidden"}))
+        tight = net(batch.with_(tokens=batch["tokens"][:, :6]), frozenset({"embedding", "hidden"}))
+    # Columns that no row reaches are not computed, so nothing depends on them.
+    assert wide["hidden"].shape == (2, 6, 32) and torch.equal(wide["embedding"], tight["embedding"])

@@ -31,8 +31,6 @@ from limbeck.run import Run
 
 KEYS = keys()
 STEPS = 2
-# recipes that no claim runs: where they can be tried, and with which settings
-TRIED = {"embedding-mse": ("digits", {"ask.rows.want": "logits", "distill.student.loss.want": "logits"})}
 
 
 @cache
