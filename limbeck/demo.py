@@ -50,7 +50,7 @@ class Job:
     name: str
     about: str
     recipe: str
-    sources: Mapping[str, str]
+    sources: Mapping[str, Any]
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def command(self, out: Path) -> str:
@@ -105,8 +105,8 @@ def arithmetic(folder: Path, train: int = 2000, test: int = 400) -> Job:
     """
     return Job(
         "arithmetic",
-        "a language model of 187k weights that adds in columns teaches one of 21k that errs on every third sum: the "
-        "student writes solutions, and the teacher corrects them token by token (on-policy distillation).",
+        "a language model of 187k weights that adds in columns teaches one of 21k that errs on every third sum: in "
+        "half of the steps it corrects solutions that the student wrote itself (on-policy), in the others given ones.",
         "gkd",
         {
             "teacher": str(ASSETS / "arith-teacher"),
@@ -117,10 +117,12 @@ def arithmetic(folder: Path, train: int = 2000, test: int = 400) -> Job:
         {
             "student.optimizer.lr.start": 4e-3,
             "student.optimizer.lr.warmup": 0.1,
+            "distill.student.batch.share": 0.5,
             "distill.student.batch.on_policy.max_new_tokens": 24,
-            "distill.student.loss.beta": 1.0,
+            "distill.student.loss.beta": 0.5,
             "distill.batch_size": 64,
-            "distill.steps": 300,
+            "distill.steps": 400,
+            "distill.clip": 1.0,
         },
     )
 

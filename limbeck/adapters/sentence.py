@@ -89,14 +89,15 @@ class Sentence(nn.Module):
 
         Args:
             batch: the columns.
-            want: "embedding" or "features" (B, D), "hidden" (B, T, D), "tap:<path>".
+            want: "embedding" or "features" (B, D), "hidden" (B, T, D) up to the end of the longest row, "tap:<path>".
 
         Returns:
             The answers by name.
         """
-        attended = seen(batch["tokens"], batch["length"])
+        tokens = batch["tokens"][:, : int(batch["length"].max())]  # cached rows are padded to the longest of all
+        attended = seen(tokens, batch["length"])
         with taps(self.model, want) as answers:
-            hidden = self.model(input_ids=batch["tokens"], attention_mask=attended)["last_hidden_state"]
+            hidden = self.model(input_ids=tokens, attention_mask=attended)["last_hidden_state"]
         mask = attended[:, :, None].to(hidden.dtype)
         pooled = torch.cat([POOLINGS[name](hidden, mask) for name in self.poolings], -1)
         for layer in self.dense:

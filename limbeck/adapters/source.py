@@ -5,7 +5,7 @@ owner/name                   a name of the hub: the one place where players use 
 package.module:factory       a function or class without required arguments
 NAME or bed:NAME             the player of that role in a bed
 lora:./model                 any of these with low-rank weights that learn; `lora:rank=8:./model` sets their rank
-from-teacher:layers=6,width=0.5   a smaller copy of the teacher
+from-teacher:layers=6,width=0.5   a smaller copy of the teacher; of a BERT encoder also `embedding=64`
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Students cut from their teachers: evenly spaced layers, and the strongest slices of heads, neurons and features.
+"""Students cut from their teachers: evenly spaced layers, the strongest slices of heads, neurons and features, and
+narrower tables of words.
 
 Which axis of a weight is the stream of features (H), the query heads (Q), the key and value heads (K) or the
 feed-forward neurons (F) is said by `AXES`; every sliced weight is checked against the shape that the student has.
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from limbeck.adapters.factorise import factorise
 from limbeck.adapters.weights import wrapped
 from limbeck.errors import BadValue, unknown
 
@@ -43,17 +45,17 @@ LAYER = re.compile(r"^(.*?\.)(\d+)(\..*)$")
 
 
 def parse_sizes(spec: str) -> dict[str, Any]:
-    """Read `from-teacher:layers=6,width=0.5`.
+    """Read `from-teacher:layers=6,width=0.5,embedding=64`.
 
     Raises:
-        UnknownName: another name than layers and width.
+        UnknownName: another name than layers, width and embedding.
         BadValue: no number.
 
     Example:
         >>> parse_sizes("from-teacher:layers=6,width=0.5")
         {'layers': 6, 'width': 0.5}
     """
-    kinds = {"layers": int, "width": float}
+    kinds = {"layers": int, "width": float, "embedding": int}
     sizes: dict[str, Any] = {}
     for pair in filter(None, spec.partition(":")[2].split(",")):
         name, _, value = pair.partition("=")
@@ -78,16 +80,18 @@ class _Cut:
         return self.features if axis == "H" else self.heads[layer][axis]
 
 
-def shrink(net: nn.Module, layers: int | None = None, width: float = 1.0) -> nn.Module:
-    """Build a smaller net of the same kind from the weights of another.
+def shrink(net: nn.Module, layers: int | None = None, width: float = 1.0, embedding: int = 0) -> nn.Module:
+    """Build a smaller net from the weights of another.
 
     Layers are spaced evenly and keep the first and the last. Heads and neurons are those whose output weights are
     largest, layer by layer; features those with the largest embeddings. With all layers and width 1 the net is a copy.
+    A narrow table of words comes last (see `factorise`).
 
     Args:
         net: of a transformers model; width is known for Llama, Mistral, Qwen, GPT-2, BERT, RoBERTa and DistilBERT.
         layers: how many; all by default.
         width: the part of heads, neurons and features that is kept, in (0, 1]; heads are kept whole.
+        embedding: columns of the table of words, of BERT encoders, which become ELECTRA encoders; 0 for all.
 
     Returns:
         The student, with the teacher's tokenizer and `path`.
@@ -122,7 +126,7 @@ def shrink(net: nn.Module, layers: int | None = None, width: float = 1.0) -> nn.
                     f"from-teacher: no rule fits {name!r} {tuple(theirs[source].shape)} of {type(model).__name__}"
                 )
             weight.copy_(value)
-    return _rewrap(net, model, student.eval())
+    return _rewrap(net, model, factorise(student.eval(), embedding) if embedding else student.eval())
 
 
 def _rewrap(net: nn.Module, model: nn.Module, student: nn.Module) -> nn.Module:
