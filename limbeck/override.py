@@ -21,7 +21,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from limbeck.errors import BadValue, unknown
+from limbeck.errors import BadValue, BrokenRecipe, unknown
 from limbeck.part import Expr, Named, Part, Pipe, Renamed, Scaled, Spec, Sum
 from limbeck.recipe import Learn, Measure, Recipe, Repeat, Sub
 from limbeck.roles import Role
@@ -48,8 +48,8 @@ def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
 
     Raises:
         UnknownName: no such path; the message says where it goes astray and what is near.
-        BadValue: an end that several paths have, or a value of the wrong type or sign.
-        BrokenRecipe: a change that the recipe cannot bear, such as learning a player without optimiser.
+        BadValue: an end that several paths have, a value of the wrong type or sign, or a change that the recipe cannot
+            bear, such as learning a player without optimiser.
 
     Example:
         >>> from limbeck.index import load
@@ -61,8 +61,17 @@ def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
             recipe = variant(recipe, value)
         else:
             names = _resolve(recipe, path)
-            recipe = _put(recipe, names, value, ".".join(names))
+            recipe = _changed(recipe, names, value)
     return recipe
+
+
+def _changed(recipe: Recipe, names: tuple[str, ...], value: Any) -> Recipe:
+    path = ".".join(names)
+    try:
+        changed: Recipe = _put(recipe, names, value, path)
+    except BrokenRecipe as error:
+        raise BadValue(f"{path} = {value!r}: {error}") from None
+    return changed
 
 
 def variant(recipe: Recipe, name: str) -> Recipe:
