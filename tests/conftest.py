@@ -29,6 +29,12 @@ class Net(nn.Module):
         return {"logits": self.body(x), "features": self.body[0](x)}
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test draws the same numbers, in whatever order tests run."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def real_data() -> Path:
     """The folder of real data sets, or a skip."""

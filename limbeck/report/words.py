@@ -96,8 +96,8 @@ def count(n: float) -> str:
         ('67.0M', '812', '1.20B')
     """
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if n >= size:
-            return f"{n / size:.{max(0, 2 - int(math.log10(n / size)))}f}{unit}"
+        if n >= 0.9995 * size:  # what would round up to the unit is said in it
+            return f"{n / size:.{max(0, 2 - int(math.log10(max(1.0, n / size))))}f}{unit}"
     return f"{n:.0f}"
 
 
@@ -109,7 +109,7 @@ def bytes_of(n: float) -> str:
         ('1.5 KiB', '3.0 MiB')
     """
     for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if abs(n) >= size:
+        if abs(n) >= 0.99995 * size:
             return f"{n / size:.1f} {unit}"
     return f"{n:.0f} B"
 
@@ -124,7 +124,7 @@ def seconds(s: float) -> str:
     if s >= 3600:
         return f"{s // 3600:.0f} h {s % 3600 // 60:02.0f} min"
     if s >= 60:
-        return f"{s // 60:.0f} min {s % 60:.0f} s"
+        return f"{s // 60:.0f} min {s % 60 // 1:.0f} s"
     for size, unit in ((1, "s"), (1e-3, "ms")):
         if s >= size:
             return f"{s / size:.3g} {unit}"

@@ -108,7 +108,7 @@ def test_no_target_gives_zero_and_zero_gradients() -> None:
 
 
 def test_half_precision_keeps_its_dtypes_and_is_near() -> None:
-    exact, teacher, weight = learner(7, rows=64, width=32), head(8, rows=64, width=32), torch.rand(64)
+    exact, teacher, weight = learner(7, rows=64, width=32), head(8, rows=64, width=32), torch.linspace(0.1, 1.0, 64)
     half = TokenHead(*(t.detach().bfloat16().requires_grad_() for t in leaves(exact)))
     wanted = torch.autograd.grad(fused_sum(exact, weight, jsd_pair, teacher), leaves(exact))
     total = fused_sum(half, weight, jsd_pair, TokenHead(*(t.bfloat16() for t in leaves(teacher))))
