@@ -41,7 +41,7 @@ from limbeck.override import flatten, override
 from limbeck.part import Part
 from limbeck.players import Players
 from limbeck.probes import classification, language
-from limbeck.progress import LiveProgress, Progress, memory
+from limbeck.progress import LiveProgress, Muted, Progress, memory
 from limbeck.recipe import Learn, Recipe, walk
 from limbeck.report import formulas, write_report
 from limbeck.report.card import About, write_card
@@ -91,6 +91,7 @@ def distill(
     steps: int | None = None,
     batch_size: int | None = None,
     micro_batch: int = 0,
+    shard: bool = False,
     precision: str = "no",
     eval_every: int = 0,
     patience: int = 0,
@@ -114,9 +115,10 @@ def distill(
         steps: steps of every learning stage.
         batch_size: rows of every learning stage's global batch.
         micro_batch: rows at a time in a process.
+        shard: cut the weights of every player into shares over the processes (FSDP2).
         precision: "no" or "bf16".
         eval_every: steps between evaluations on held-out rows while learning.
-        patience: evaluations without improvement after which a stage ends.
+        patience: evaluations without improvement after which a stage ends, with the best weights it had.
         trackers: where else metrics go: tensorboard, wandb, mlflow, trackio.
         max_time: seconds after which the run stops, resumable.
         resume: continue the run in `out`.
@@ -137,19 +139,20 @@ def distill(
     specs = {"teacher": teacher, "student": student, **(players or {})}
     job = _open(recipe, {name: str(s) for name, s in specs.items() if s is not None}, data, eval, seed)
     accelerator = _accelerator(precision, trackers, Path(out))
-    show = LiveProgress() if accelerator.is_main_process else Progress()
+    show = LiveProgress() if accelerator.is_main_process else Muted()
     for note in job.notes:
         show.note(note)
     options = Options(
         seed=seed, micro_batch=micro_batch, eval_every=eval_every, patience=patience, max_seconds=max_time,
-        probes=_probes(job), max_steps=int(dry_run),
+        probes=_probes(job), max_steps=int(dry_run), shard=shard or accelerator.is_fsdp2,
     )  # fmt: skip
     path = None if dry_run else Path(out)
     record = _record(job, seed)
     with Run(path, record, resume=resume, main=accelerator.is_main_process) as run:
         run.update(versions=_versions(), host=_host(), argv=sys.argv, parts=formulas(job.recipe), started=_now())
         loop = Loop(job.recipe, job.nets, dict(job.data), options, run, accelerator, show)
-        ended = loop.execute()
+        loop.execute()
+        ended = loop.gather()
         if path is not None and accelerator.is_main_process:
             _finish(job, ended, loop.data, path, seed, show)
         run.update(finished=_now())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sys
 import traceback
@@ -251,6 +252,7 @@ def distill(
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of every learning stage.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Rows of a global batch.")] = None,
     micro_batch: Annotated[int, typer.Option(min=0, help="Rows at a time in a process; 0 for all.")] = 0,
+    shard: Annotated[bool, typer.Option("--shard", help="Share out all weights over the processes (FSDP2).")] = False,
     precision: Annotated[Literal["no", "bf16"], typer.Option(help="Mixed precision.")] = "no",
     eval_every: Annotated[int, typer.Option(min=0, help="Steps between evaluations; 0 for none.")] = 0,
     patience: Annotated[int, typer.Option(min=0, help="Evaluations without progress to stop after.")] = 0,
@@ -283,10 +285,11 @@ def distill(
     run = api.distill(
         recipe or key, teacher=teacher, student=student, data=data, eval=eval, out=out or f"runs/{found['key']}",
         players=players, set=settings, seed=seed, steps=steps, batch_size=batch_size, micro_batch=micro_batch,
-        precision=precision, eval_every=eval_every, patience=patience, trackers=tuple(tracker), max_time=limit,
-        resume=resume, dry_run=dry_run,
+        shard=shard, precision=precision, eval_every=eval_every, patience=patience, trackers=tuple(tracker),
+        max_time=limit, resume=resume, dry_run=dry_run,
     )  # fmt: skip
-    print("nothing is wrong" if dry_run else run)
+    if os.environ.get("RANK", "0") == "0":  # of several processes, the first speaks
+        print("nothing is wrong" if dry_run else run)
 
 
 @app.command()

@@ -23,11 +23,12 @@ from limbeck.data import Source, Table, batch_of, rows_of_step
 from limbeck.errors import BadData, BadValue, unknown
 from limbeck.part import Expr, Part
 from limbeck.players import Players, build
-from limbeck.processes import Interrupt, share, sum_counts
+from limbeck.processes import Interrupt, anywhere, from_all, from_main, share, sum_counts
 from limbeck.progress import Progress
 from limbeck.recipe import Learn, Make, Measure, Phase, Recipe, Repeat, Solve, Stage, Sub, walk
 from limbeck.rng import Rng, seed_torch
-from limbeck.run import Run
+from limbeck.run import Journal, Run
+from limbeck.shard import mesh_of, rebuilt, whole
 from limbeck.step import Guard, Updates
 
 __all__ = ["Loop", "Options"]
@@ -41,11 +42,13 @@ class Options:
         seed: the root of every random number.
         micro_batch: rows at a time in a process; 0 for all; halved when memory runs out.
         eval_every: steps between evaluations of `probes`; 0 for never.
-        patience: evaluations without improvement of the first probe after which a stage ends; 0 for no early stop.
+        patience: evaluations without improvement of the first probe after which a stage ends, with the best weights
+            it had; 0 for no early stop.
         probes: name to probe part, evaluated while learning.
         checkpoint_seconds: time between checkpoints.
         max_seconds: time after which the run stops, resumable; 0 for no limit.
         max_steps: steps of each stage at most; 0 for no limit (a dry run takes one).
+        shard: cut the weights of every player into shares over the processes (see `limbeck.shard`).
     """
 
     seed: int = 0
@@ -56,6 +59,7 @@ class Options:
     checkpoint_seconds: float = 30.0
     max_seconds: float = 0.0
     max_steps: int = 0
+    shard: bool = False
 
 
 @dataclass(eq=False)
@@ -91,6 +95,7 @@ class Loop:
         self.place: tuple[str, int] = ("", 0)
         self.pending: dict[str, Any] = {}
         self.best = [math.inf, 0.0]
+        self.kept: dict[str, dict[str, Tensor]] = {}
         self.updates = Updates(self.players, self.accelerator, self.progress, self.options.micro_batch)
         self.saved = 0
         self.interrupt = Interrupt(self.options.max_seconds)
@@ -107,10 +112,41 @@ class Loop:
             if player.module is not None:
                 player.module.to(self.device)
                 if name in fresh:
-                    player.initial = {k: t.clone() for k, t in player.module.state_dict().items()}
+                    player.initial = _snapshot(player.module)
                 if player.role.optimizer is not None:
                     player.wrapped = self.accelerator.prepare_model(player.module, evaluation_mode=True)
+        if self.options.shard:
+            self._split(players)
         return players
+
+    def _split(self, players: Players) -> None:
+        """Cut every player's weights into shares."""
+        if self.accelerator.num_processes == 1:
+            raise BadValue("sharding needs several processes: start with `accelerate launch` or `torchrun`")
+        if any(isinstance(stage, Sub) for stage in walk(self.recipe.stages)):
+            raise BadValue(f"recipe {self.recipe.key} sweeps over copies of its players, which cannot be sharded")
+        for stage in walk(self.recipe.stages):
+            if self.options.micro_batch and getattr(stage, "batch_size", 0) % self.accelerator.num_processes:
+                raise BadValue(
+                    f"stage {stage.name}: the processes do not share its batch evenly, so that their numbers of "
+                    "micro-batches differ; change batch_size, or leave out --micro-batch"
+                )
+        mesh = mesh_of(self.device, self.accelerator.num_processes)
+        for player in players.values():
+            player.split(mesh, torch.bfloat16 if self.accelerator.mixed_precision == "bf16" else None)
+
+    def gather(self) -> Players:
+        """Make sharded players whole again; all processes must call it, and only the first gets their weights.
+
+        Returns:
+            The players, as a single process would have them.
+        """
+        for player in self.players.values():
+            if player.bones is not None and player.module is not None:
+                weights = whole(player.module.state_dict(), self.accelerator.is_main_process)
+                if self.accelerator.is_main_process:
+                    player.mend(rebuilt(player.bones, weights))
+        return self.players
 
     @property
     def device(self) -> torch.device:
@@ -173,23 +209,42 @@ class Loop:
         source, journal = self._data(stage.data, path), self.run.journal(path)
         chunks: list[dict[str, Any]] = []
         self.players.turn(path)
-        starts = range(0, len(source), stage.chunk or len(source))[: self.options.max_steps or None]
-        for i, start in enumerate(self.progress.track(path, starts)):
-            made = journal.read(i)
-            if made is None:
-                rows = torch.arange(start, min(start + (stage.chunk or len(source)), len(source)))
-                batch = replace(batch_of(source, rows), rng=Rng((self.options.seed, path), rows)).to(self.device)
-                with torch.no_grad():
-                    made = dict(stage.rows(self.players, batch).to("cpu").columns)
-                if self.accelerator.is_main_process:
-                    journal.write(i, made)
-            chunks.append(made)
-            if self.interrupt.asked(self.accelerator):
-                raise KeyboardInterrupt(f"stopped in stage {path} after chunk {i + 1}")
+        size = stage.chunk or len(source)
+        pieces = [slice(at, min(at + size, len(source))) for at in range(0, len(source), size)]
+        pieces = pieces[: self.options.max_steps or None]
+        together = self.accelerator.num_processes  # chunks at a time: one a process
+        for first in self.progress.track(path, range(0, len(pieces), together)):
+            chunks += self._chunks(
+                stage, path, source, journal, pieces, range(first, min(first + together, len(pieces)))
+            )
+            if anywhere(self.accelerator, stop=self.interrupt.asked)["stop"]:
+                raise KeyboardInterrupt(f"stopped in stage {path} after chunk {len(chunks)}")
         columns = _joined(chunks)
         if not any(map(len, columns.values())):
             raise BadData(f"stage {path} kept no row of {stage.data!r}: nothing is left to learn from")
         self.data[stage.into] = Table(columns)
+
+    def _chunks(
+        self, stage: Make, path: str, source: Source, journal: Journal, pieces: list[slice], numbers: range
+    ) -> list[dict[str, Any]]:
+        """Chunks of a *make* stage, one made by each process, or read where they were made before."""
+        main = self.accelerator.is_main_process
+        known = from_main([journal.read(n) if main else None for n in numbers], self.accelerator)
+        if all(chunk is not None for chunk in known):
+            return list(known)
+        place = min(self.accelerator.process_index, len(numbers) - 1)  # a sharded net needs every process to run it
+        mine = known[place]
+        if mine is None or self.options.shard:
+            piece = pieces[numbers[place]]
+            rows = torch.arange(piece.start, piece.stop)
+            batch = replace(batch_of(source, rows), rng=Rng((self.options.seed, path), rows)).to(self.device)
+            with torch.no_grad():
+                mine = dict(stage.rows(self.players, batch).to("cpu").columns)
+        made = from_all(mine, self.accelerator)[: len(numbers)]
+        for n, old, new in zip(numbers, known, made, strict=True):
+            if old is None and main:
+                journal.write(n, new)
+        return made
 
     def _solve(self, stage: Solve, path: str) -> None:
         source = self._data(stage.data, path)
@@ -229,11 +284,14 @@ class Loop:
             at = Moment(step, steps)
             logged = self._step(stage, path, source, at)
             self._follow(step)
-            stop = self._evaluate(path, step, logged)
+            stop = self._evaluate(learners, step, logged)
             self._log(path, step, logged)
             if stop:
                 break
             self._after(path, step + 1, self.updates.state)
+        for name, weights in self.kept.items():
+            self.players[name].load(weights)
+        self.kept = {}
 
     def _check_coupled(self, stage: Learn) -> None:
         """Refuse to split a batch whose rows a part couples."""
@@ -293,7 +351,7 @@ class Loop:
         """Where a stage starts: at its beginning, or where the checkpoint left it."""
         if self.place[0] == path and path in self.pending:
             return self.place[1], self.pending.pop(path)
-        self.best = [math.inf, 0.0]
+        self.best, self.kept = [math.inf, 0.0], {}
         for name in fresh:
             initial = self.players[name].initial
             assert initial is not None
@@ -311,8 +369,8 @@ class Loop:
         with torch.no_grad():
             return {name: float(probe(self.players, self.data)) for name, probe in probes.items()}
 
-    def _evaluate(self, path: str, step: int, logged: dict[str, float]) -> bool:
-        """Evaluate when it is time; returns whether the stage should stop early."""
+    def _evaluate(self, learners: list[str], step: int, logged: dict[str, float]) -> bool:
+        """Evaluate when it is time, and keep the best weights; returns whether the stage should stop early."""
         every = self.options.eval_every
         if not every or (step + 1) % every:
             return False
@@ -322,6 +380,8 @@ class Loop:
         value = -figures[name] if probe.spec.higher else figures[name]
         better = value < self.best[0]
         self.best = [value, 0.0] if better else [self.best[0], self.best[1] + 1]
+        if better and self.options.patience:
+            self.kept = {n: _snapshot(self.players[n].module) for n in learners}
         return 0 < self.options.patience <= self.best[1]
 
     def _log(self, path: str, step: int, figures: Mapping[str, float]) -> None:
@@ -343,26 +403,27 @@ class Loop:
 
     def _after(self, path: str, step: int, state: Callable[[], Any]) -> None:
         """After a step: stop if asked to, and write a checkpoint if it is time."""
-        now = time.monotonic()
-        due = now - self.checked > self.options.checkpoint_seconds
-        if self.interrupt.asked(self.accelerator):
+        due = self.run.path is not None and time.monotonic() - self.checked > self.options.checkpoint_seconds
+        asked = anywhere(self.accelerator, stop=self.interrupt.asked, due=due)
+        if asked["stop"] or asked["due"]:
             self._checkpoint(path, step, state())
+        if asked["stop"]:
             raise KeyboardInterrupt(f"stopped in stage {path} after step {step}")
-        if due and self.run.path is not None:
-            self._checkpoint(path, step, state())
 
     def _checkpoint(self, path: str, step: int, state: Any = None) -> None:
         self.checked = time.monotonic()
         self.saved += 1
-        if self.run.path is None or not self.accelerator.is_main_process:
+        if self.run.path is None or not (self.accelerator.is_main_process or self.options.shard):
             return
         kept = {n: p for n, p in self.players.items() if p.changed and p.module is not None}
         content = {
             "path": path, "step": step, "state": state, "done": self.done, "results": self.results, "best": self.best,
-            "logged": self.run.logged(), "wants": {n: p.wants for n, p in self.players.items()},
+            "kept": self.kept, "logged": self.run.logged(), "wants": {n: p.wants for n, p in self.players.items()},
             "players": {n: dict(p.module.state_dict()) for n, p in kept.items()},  # type: ignore[union-attr]
         }  # fmt: skip
-        save_checkpoint(self.run.path / "checkpoints", self.saved, content)
+        content = whole(content, keep=self.accelerator.is_main_process)
+        if self.accelerator.is_main_process:
+            save_checkpoint(self.run.path / "checkpoints", self.saved, content)
 
     def _resume(self) -> None:
         found = load_latest(self.run.path / "checkpoints") if self.run.path is not None else None
@@ -371,7 +432,8 @@ class Loop:
             return
         self.saved, content = found
         self.place = content["path"], content["step"]
-        self.done, self.results, self.best = content["done"], content["results"], content["best"]
+        self.done, self.results = content["done"], content["results"]
+        self.best, self.kept = content["best"], content["kept"]
         if content["state"] is not None:
             self.pending[content["path"]] = content["state"]
         for name, weights in content["players"].items():
@@ -379,6 +441,12 @@ class Loop:
         for name, wants in content["wants"].items():
             self.players[name].wants = wants
         self.run.rewind(content["logged"])
+
+
+def _snapshot(net: nn.Module | None) -> dict[str, Tensor]:
+    """The weights and buffers of a net as they are now."""
+    assert net is not None
+    return {k: t.detach().clone() for k, t in net.state_dict().items()}
 
 
 def _grown(answer: tuple[str, dict[str, Any]]) -> bool:

@@ -18,10 +18,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule
 
 from limbeck.batch import Batch
 from limbeck.errors import BadValue, BrokenRecipe, Mismatch, unknown
 from limbeck.roles import Role
+from limbeck.shard import cut, shard, skeleton
 
 __all__ = ["Player", "Players", "build", "copied"]
 
@@ -51,6 +54,7 @@ class Player:
     phase: str = ""
     seen: int = 0
     trainable: list[bool] = field(default_factory=list)
+    bones: nn.Module | None = None
 
     def __post_init__(self) -> None:
         # weights that come frozen (under LoRA adapters) stay frozen while the player learns
@@ -106,6 +110,39 @@ class Player:
     def _state(self) -> list[Tensor]:
         return [] if self.module is None else [*self.module.parameters(), *self.module.buffers()]
 
+    def split(self, mesh: DeviceMesh, dtype: torch.dtype | None = None) -> None:
+        """Cut its weights into shares over processes; what it answers and learns stays the same.
+
+        Args:
+            mesh: the processes.
+            dtype: in which weights are computed with (see `limbeck.shard`).
+        """
+        if not self.params:
+            return
+        assert self.module is not None
+        if self.role.optimizer is not None:  # a sharded weight keeps for good whether it takes gradients
+            self.turn("", True)
+        self.bones = skeleton(self.module)
+        shard(self.module, mesh, dtype)
+        self._renew()
+
+    def mend(self, net: nn.Module) -> None:
+        """Take a net with whole weights in place of the sharded one."""
+        self.module, self.wrapped, self.bones, self.learns = net, None, None, None
+        self._renew()
+        self.turn("", False)
+
+    def _renew(self) -> None:
+        """Look the weights up again, now: while a sharded net runs, gathered ones stand in their place."""
+        for name in ("params", "_state"):
+            self.__dict__.pop(name, None)
+            getattr(self, name)
+
+    def _scatter(self) -> None:
+        """Let go of gathered weights, which are about to be out of date."""
+        if isinstance(self.module, FSDPModule):
+            self.module.reshard()
+
     def turn(self, phase: str, learns: bool) -> None:
         """Begin a phase in which the player learns, or does not.
 
@@ -118,6 +155,8 @@ class Player:
             return
         self.learns = learns
         self.module.train(learns)
+        if self.bones is not None:
+            return
         for p, trainable in zip(self.params, self.trainable, strict=True):
             p.requires_grad_(learns and trainable)
 
@@ -132,19 +171,21 @@ class Player:
             Mismatch: other names or shapes.
         """
         assert self.module is not None
+        self._scatter()
         own = self.module.state_dict(keep_vars=True)
         if own.keys() != weights.keys() or any(own[k].shape != weights[k].shape for k in own):
             odd = sorted(own.keys() ^ weights.keys()) or [k for k in own if own[k].shape != weights[k].shape]
             raise Mismatch(f"player {self.name!r} cannot take these weights: they differ at {odd[0]!r}")
         with torch.no_grad():
             for k, tensor in own.items():
-                tensor.copy_(weights[k])
+                tensor.copy_(cut(weights[k], tensor))
         self.changed = True
 
     @torch.no_grad()
     def follow(self, other: Player) -> None:
         """Move towards another player: w <- decay w + (1 - decay) w'; buffers are copied."""
         assert self.module is not None and other.module is not None
+        self._scatter()
         mine: list[Tensor] = list(self.params)
         theirs: list[Tensor] = list(other.params)
         if self.role.decay == 0:

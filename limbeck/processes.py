@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
 from limbeck.errors import BadValue
 
-__all__ = ["Interrupt", "share", "sum_counts", "sum_gradients"]
+__all__ = ["Interrupt", "anywhere", "from_all", "from_main", "share", "sum_counts", "sum_gradients"]
 
 BUCKET = 25 * 2**20  # bytes of gradient sent at a time, as PyTorch's DDP does
 
@@ -47,6 +48,21 @@ def sum_counts(counts: Mapping[str, float], accelerator: Accelerator) -> dict[st
     numbers = torch.tensor(list(counts.values()), dtype=torch.float64, device=accelerator.device)
     torch.distributed.all_reduce(numbers)
     return dict(zip(counts, numbers.tolist(), strict=True))
+
+
+def anywhere(accelerator: Accelerator, **said: bool) -> dict[str, bool]:
+    """Whether any process says so, name by name; all processes must ask together and get the same answers."""
+    return {name: n > 0 for name, n in sum_counts({k: float(v) for k, v in said.items()}, accelerator).items()}
+
+
+def from_main(value: Any, accelerator: Accelerator) -> Any:
+    """Give every process what the first one has."""
+    return broadcast_object_list([value])[0] if accelerator.num_processes > 1 else value
+
+
+def from_all(value: Any, accelerator: Accelerator) -> list[Any]:
+    """Give every process what each of them has, in their order."""
+    return list(gather_object([value])) if accelerator.num_processes > 1 else [value]
 
 
 @torch.no_grad()
@@ -115,7 +131,7 @@ class Interrupt:
             raise KeyboardInterrupt
         self._asked = True
 
-    def asked(self, accelerator: Accelerator) -> bool:
-        """Whether any process was asked to stop; all processes get the same answer."""
-        stop = self._asked or time.monotonic() > self._deadline
-        return bool(sum_counts({"stop": float(stop)}, accelerator)["stop"])
+    @property
+    def asked(self) -> bool:
+        """Whether this process was asked to stop."""
+        return self._asked or time.monotonic() > self._deadline

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-__all__ = ["LiveProgress", "Progress"]
+__all__ = ["LiveProgress", "Muted", "Progress"]
 
 
 class Progress:
@@ -41,6 +41,13 @@ class Progress:
     def note(self, text: str) -> None:
         """Say something that the user should know."""
         print(text, file=sys.stderr)
+
+
+class Muted(Progress):
+    """Shows and says nothing: all processes but the first."""
+
+    def note(self, text: str) -> None:
+        """The first process says it."""
 
 
 class LiveProgress(Progress):

@@ -21,6 +21,7 @@ from limbeck.players import Player, Players
 from limbeck.processes import sum_counts, sum_gradients
 from limbeck.progress import Progress
 from limbeck.recipe import Phase
+from limbeck.shard import cut_state, whole
 
 __all__ = ["Guard", "Updates"]
 
@@ -83,7 +84,7 @@ class Updates:
                 raise BadValue(f"the player {name!r} is to learn but has no weights that can")
             self.optimizers[name] = player.role.optimizer(params)
             if name in state:
-                self.optimizers[name].load_state_dict(state[name])
+                self.optimizers[name].load_state_dict(cut_state(state[name], params))
 
     def state(self) -> dict[str, Any]:
         """The state of the optimisers, for a checkpoint."""
@@ -110,11 +111,19 @@ class Updates:
             figures = {f"{phase.name}/{k}": v for k, v in sum_counts(figures, self.accelerator).items()}
             for name in phase.learns:
                 figures[f"{phase.name}/grad_norm.{name}"] = self._descend(name, clip, batch.at)
+            self._forget(phase)
         for name, value in figures.items():
             if not math.isfinite(value):
                 advice = "lower the learning rate, clip, or check the data"
                 raise NotFinite(f"{name} is {value} at step {batch.at.step}; {advice}")
         return figures
+
+    def _forget(self, phase: Phase) -> None:
+        """Drop the gradients that reached sharded players which this phase does not learn."""
+        for player in self.players.values():
+            if player.bones is not None and player.name not in phase.learns:
+                for p in player.params:
+                    p.grad = None
 
     def _whatever_fits(self, phase: Phase, batch: Batch) -> dict[str, Tensor]:
         """Gradients with a micro-batch that fits: half as large each time that memory runs out."""
@@ -146,14 +155,15 @@ class Updates:
             for k, v in named.items():
                 totals[k] = totals.get(k, 0) + v.detach()
         for player in learning:
-            sum_gradients(player.params, self.accelerator)
+            if player.bones is None:  # those of a sharded net were added as they were made
+                sum_gradients(player.params, self.accelerator)
         return totals
 
     def _descend(self, name: str, clip: float, at: Moment) -> float:
         """Clip and step one player; returns the norm of its gradient before clipping."""
         optimizer, recipe = self.optimizers[name], self.players[name].role.optimizer
         params = [p for p in self.players[name].params if p.grad is not None]
-        norm = nn.utils.get_total_norm([p.grad for p in params if p.grad is not None], foreach=True)
+        norm = whole(nn.utils.get_total_norm([p.grad for p in params if p.grad is not None], foreach=True))
         value = float(norm)
         if math.isfinite(value) and recipe is not None:
             if 0 < clip < value:

@@ -338,3 +338,21 @@ def test_sources_are_not_shared_between_copies() -> None:
     before = copy.deepcopy(net.state_dict())
     Loop(recipe(fit(), student=copy_of("teacher", sgd())), {"teacher": net}, {"train": table()}).execute()
     assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
+
+
+EVALUATED: list[int] = []
+
+
+@part
+def worse_later(players: Players, data: Any) -> float:
+    """Falls for three evaluations, then rises."""
+    EVALUATED.append(1)
+    return float(abs(3 - len(EVALUATED)))
+
+
+def test_an_early_stop_brings_the_best_weights_back() -> None:
+    EVALUATED.clear()
+    stopped = run(recipe(fit(steps=20)), options=Options(eval_every=1, patience=2, probes={"p": worse_later()}))
+    assert len(EVALUATED) == 5  # three that got better, two that did not
+    straight = run(recipe(fit(steps=20)), options=Options(max_steps=3))
+    assert torch.equal(weights(stopped), weights(straight))

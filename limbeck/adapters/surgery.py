@@ -131,10 +131,7 @@ def shrink(net: nn.Module, layers: int | None = None, width: float = 1.0, embedd
 
 def _rewrap(net: nn.Module, model: nn.Module, student: nn.Module) -> nn.Module:
     """The same net around another model."""
-    held = {name: module for name, module in net._modules.items() if module is model}
-    shell = copy.copy(net)
-    shell._modules = {name: student if name in held else copy.deepcopy(m) for name, m in net._modules.items()}
-    return shell
+    return copy.deepcopy(net, {id(model): student})
 
 
 def _teacher_name(name: str, kept: list[int]) -> tuple[str, int]:

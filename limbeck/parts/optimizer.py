@@ -6,6 +6,7 @@ The loop sets the learning rate of every step from the hyper-parameter `lr`, whi
 from __future__ import annotations
 
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import SGD, Adam, AdamW
 
 from limbeck.part import part
@@ -107,4 +108,5 @@ def sgd(params: list[Tensor], *, lr: float = 0.1, momentum: float = 0.0, weight_
 
     Source: Sutskever et al., "On the importance of initialization and momentum in deep learning", ICML 2013.
     """
-    return SGD(params, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=True)
+    whole = not any(isinstance(p, DTensor) for p in params)  # PyTorch has no fused step for shares of weights
+    return SGD(params, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=whole, foreach=not whole)
