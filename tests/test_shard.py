@@ -115,7 +115,7 @@ def worker(rank: int, port: int, folder: str) -> None:
             play(torch.float32, out / "run", shard=True, max_seconds=1e-9)
     keep("resumed", play(torch.float32, out / "run", shard=True))
     keep("language", language(shard=True))
-    with pytest.raises(BadValue, match="not shared evenly"):
+    with pytest.raises(BadValue, match="do not share its batch evenly"):
         play(torch.float64, rows=9, shard=True, micro_batch=2)
 
 
