@@ -274,7 +274,7 @@ class Loop:
         self.data[stage.into] = sweep(stage, self, path)
 
     def _learn(self, stage: Learn, path: str) -> None:
-        self._check_coupled(stage)
+        self._check(stage)
         source = self._data(stage.data, path)
         steps = stage.steps or math.ceil(stage.epochs * len(source) / stage.batch_size)
         learners = sorted({name for phase in stage.phases for name in phase.learns})
@@ -293,14 +293,21 @@ class Loop:
             self.players[name].load(weights)
         self.kept = {}
 
-    def _check_coupled(self, stage: Learn) -> None:
-        """Refuse to split a batch whose rows a part couples."""
+    def _check(self, stage: Learn) -> None:
+        """Refuse to split a batch whose rows a part couples, and numbers of a type that a part does not work in."""
         split = self.accelerator.num_processes > 1 or 0 < self.options.micro_batch < stage.batch_size
+        mixed = self.accelerator.mixed_precision == "bf16"
         for phase in stage.phases:
-            coupled = [leaf.spec.name for leaf in phase.loss.leaves() if leaf.spec.coupled]
-            if split and coupled:
-                way_out = "use one process and no --micro-batch"
-                raise BadValue(f"part {coupled[0]} of phase {stage.name}.{phase.name} couples rows: {way_out}")
+            where = f"phase {stage.name}.{phase.name}"
+            kinds = {"bfloat16"} if mixed else {str(p.dtype)[6:] for n in phase.learns for p in self.players[n].params}
+            for leaf in phase.loss.leaves():
+                if split and leaf.spec.coupled:
+                    raise BadValue(
+                        f"part {leaf.spec.name} of {where} couples rows: use one process and no --micro-batch"
+                    )
+                if odd := kinds - set(leaf.spec.dtypes):
+                    able = ", ".join(leaf.spec.dtypes)
+                    raise BadValue(f"part {leaf.spec.name} of {where} works in {able}, not in {min(odd)}")
 
     # -- one step -----------------------------------------------------------------------------------------------------
 

@@ -36,6 +36,7 @@ from limbeck.errors import BadValue, BrokenRecipe, unknown
 __all__ = ["Expr", "Named", "Part", "Pipe", "Renamed", "Scaled", "Spec", "Sum", "part", "terms"]
 
 MAX_HYPER = 6
+DTYPES = ("float64", "float32", "bfloat16")
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +49,7 @@ class Spec:
         fn: the function; its docstring's second paragraph is the maths that `limbeck show` prints.
         coupled: the loss of a row depends on other rows, so that it cannot be split over processes unless it gathers.
         higher: of a probe, whether more is better.
+        dtypes: the types of numbers it works in; the loop refuses others.
 
     Raises:
         BrokenRecipe: more than six hyper-parameters, or one without a default or an annotation.
@@ -56,6 +58,7 @@ class Spec:
     fn: Callable[..., Any]
     coupled: bool = False
     higher: bool = False
+    dtypes: tuple[str, ...] = DTYPES
 
     def __post_init__(self) -> None:
         for p in self.hyper.values():
@@ -139,14 +142,20 @@ def _kinds(annotation: Any) -> set[type]:
 @typing.overload
 def part(fn: Callable[..., Any]) -> Spec: ...
 @typing.overload
-def part(*, coupled: bool = ..., higher: bool = ...) -> Callable[[Callable[..., Any]], Spec]: ...
-def part(fn: Callable[..., Any] | None = None, *, coupled: bool = False, higher: bool = False) -> Any:
+def part(
+    *, coupled: bool = ..., higher: bool = ..., dtypes: tuple[str, ...] = ...
+) -> Callable[[Callable[..., Any]], Spec]: ...
+def part(
+    fn: Callable[..., Any] | None = None, *, coupled: bool = False, higher: bool = False,
+    dtypes: tuple[str, ...] = DTYPES,
+) -> Any:  # fmt: skip
     """Make a function a part: `part` or `part(coupled=True)` as a decorator.
 
     Args:
         fn: the function; positional parameters come from the loop, keyword-only ones are hyper-parameters.
         coupled: the loss of one row depends on other rows.
         higher: of a probe, whether more is better; distances, errors and losses are better small.
+        dtypes: the types of numbers it works in, of float64, float32 and bfloat16 (as mixed precision has it).
 
     Returns:
         A `Spec`; call it with hyper-parameters to get a `Part`, or call its `.fn` as the plain function.
@@ -165,8 +174,8 @@ def part(fn: Callable[..., Any] | None = None, *, coupled: bool = False, higher:
         limbeck.errors.UnknownName: unknown hyper-parameter 'tip' in part ramp; did you mean 'top'? possible: top
     """
     if fn is None:
-        return lambda fn: Spec(fn, coupled, higher)
-    return Spec(fn, coupled, higher)
+        return lambda fn: Spec(fn, coupled, higher, dtypes)
+    return Spec(fn, coupled, higher, dtypes)
 
 
 class Expr:

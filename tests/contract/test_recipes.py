@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -14,23 +15,27 @@ from typing import Any
 import pytest
 import torch
 import torch.multiprocessing as mp
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from limbeck.beds import load_bed
 from limbeck.cite import bibtex
 from limbeck.claim import tried_on
+from limbeck.data import Table
 from limbeck.describe import describe
-from limbeck.errors import UnknownName
+from limbeck.errors import BadValue, UnknownName
 from limbeck.index import evidence, find, keys, load
 from limbeck.loop import Loop, Options
 from limbeck.override import flatten, override
+from limbeck.part import DTYPES
 from limbeck.parts.optimizer import sgd
 from limbeck.recipe import Claim, Learn, Recipe, walk
 from limbeck.run import Run
 
 KEYS = keys()
-STEPS = 2
+STEPS, ROWS = 2, 128
 
 
 @cache
@@ -42,15 +47,20 @@ def tried(key: str) -> tuple[Claim, Recipe]:
 @cache
 def world(bed: str) -> dict[str, Any]:
     """The data of a bed, cut to what two steps need."""
-    return dict(load_bed(bed).data(0))
+    data = load_bed(bed).data(0)
+    return {name: Table(source.take(torch.arange(min(ROWS, len(source))))) for name, source in data.items()}
 
 
-def loop_of(key: str, seed: int = 0, out: Path | None = None, recipe: Recipe | None = None, **options: Any) -> Loop:
+def loop_of(
+    key: str, seed: int = 0, out: Path | None = None, recipe: Recipe | None = None,
+    accelerator: Accelerator | None = None, **options: Any,
+) -> Loop:  # fmt: skip
     claim, own = tried(key)
     bed, recipe = load_bed(claim.bed), recipe or own
     nets = {n: bed.players[claim.players.get(n, n)](seed) for n, role in recipe.players.items() if role.given}
     run = Run(out, {"key": key}, resume=True)
-    return Loop(recipe, nets, dict(world(bed.key)), Options(seed=seed, max_steps=STEPS, **options), run)
+    more = {"accelerator": accelerator} if accelerator else {}
+    return Loop(recipe, nets, dict(world(bed.key)), Options(seed=seed, max_steps=STEPS, **options), run, **more)
 
 
 def state_of(loop: Loop) -> dict[str, Tensor]:
@@ -59,10 +69,12 @@ def state_of(loop: Loop) -> dict[str, Tensor]:
 
 
 @cache
-def ended(key: str, seed: int = 0) -> dict[str, Tensor]:
-    loop = loop_of(key, seed)
+def played(key: str) -> tuple[Recipe, dict[str, Tensor], dict[str, Tensor]]:
+    """A recipe, and the state of its players before and after."""
+    loop = loop_of(key)
+    before = state_of(loop)
     loop.execute()
-    return state_of(loop)
+    return loop.recipe, before, state_of(loop)
 
 
 def learners(recipe: Recipe) -> set[str]:
@@ -113,24 +125,41 @@ def test_unknown_settings_are_refused(key: str) -> None:
 
 @pytest.mark.parametrize("key", KEYS)
 def test_two_steps_change_exactly_the_learners(key: str) -> None:
-    loop = loop_of(key)
-    before = state_of(loop)
-    loop.execute()
-    after = state_of(loop)
+    recipe, before, after = played(key)
     changed = {name.split("/")[0] for name in after if not torch.equal(before[name], after[name])}
-    may = learners(loop.recipe)
-    assert changed <= may
+    assert changed <= learners(recipe)
     assert all(torch.isfinite(t).all() for t in after.values() if t.is_floating_point())
-    assert {
-        n for stage in walk(loop.recipe.stages) if isinstance(stage, Learn) for p in stage.phases for n in p.learns
-    } <= changed
+    must = {n for s in walk(recipe.stages) if isinstance(s, Learn) for phase in s.phases for n in phase.learns}
+    assert must <= changed
 
 
 @pytest.mark.parametrize("key", KEYS)
 def test_the_same_seed_gives_the_same_bits(key: str) -> None:
     again = loop_of(key)
     again.execute()
-    assert all(torch.equal(t, ended(key)[name]) for name, t in state_of(again).items())
+    assert all(torch.equal(t, played(key)[2][name]) for name, t in state_of(again).items())
+
+
+def doubled(columns: dict[str, Any]) -> Table:
+    return Table({k: c.double() if isinstance(c, Tensor) and c.is_floating_point() else c for k, c in columns.items()})
+
+
+@pytest.mark.parametrize("dtype", DTYPES[::2])
+@pytest.mark.parametrize("key", KEYS)
+def test_it_learns_in_every_dtype_that_its_parts_declare(key: str, dtype: str) -> None:
+    AcceleratorState._reset_state()
+    loop = loop_of(key, accelerator=Accelerator(cpu=True, mixed_precision="bf16" if dtype == "bfloat16" else "no"))
+    phases = [phase for stage in walk(loop.recipe.stages) for phase in getattr(stage, "phases", ())]
+    if dtype == "float64":
+        for player in loop.players.values():
+            if player.module is not None:
+                player.module.double()
+        loop.data = {n: doubled(dict(s.take(torch.arange(len(s))))) for n, s in loop.data.items()}
+    able = all(dtype in leaf.spec.dtypes for phase in phases for leaf in phase.loss.leaves())
+    with nullcontext() if able else pytest.raises(BadValue, match=f"not in {dtype}"):
+        loop.execute()
+        assert all(torch.isfinite(t).all() for t in state_of(loop).values() if t.is_floating_point())
+    AcceleratorState._reset_state()
 
 
 class Stop(Exception):
@@ -156,7 +185,7 @@ def test_a_run_cut_in_the_middle_resumes_to_the_same_bits(
     second = loop_of(key, out=tmp_path, checkpoint_seconds=0)
     with second.run:
         second.execute()
-    assert all(torch.equal(t, ended(key)[name]) for name, t in state_of(second).items())
+    assert all(torch.equal(t, played(key)[2][name]) for name, t in state_of(second).items())
 
 
 def with_sgd(recipe: Recipe) -> Recipe:
