@@ -14,13 +14,15 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from scipy.stats import t as student_t
 
+from limbeck.abreast import run_abreast
 from limbeck.beds import Bed, load_bed
-from limbeck.data import Source
 from limbeck.errors import BadValue, BrokenRecipe, NotFinite, unknown
 from limbeck.index import fingerprint, keys, load
 from limbeck.loop import Loop, Options
@@ -29,7 +31,7 @@ from limbeck.players import Player, Players
 from limbeck.recipe import Arm, Claim, Inequality, Recipe
 from limbeck.roles import frozen
 
-__all__ = ["Verdict", "judge", "run_arm", "tune", "verify"]
+__all__ = ["Verdict", "arm_loop", "judge", "run_arm", "tune", "verify"]
 
 EVIDENCE = Path(__file__).parent / "evidence"
 TUNING_SEEDS = 10_000  # tuning runs on seeds from here on, verdicts on seeds below
@@ -104,19 +106,20 @@ def arm_recipe(recipe: Recipe, arm: Arm, size: Mapping[str, Any], tuned: Mapping
     return override(override(base, size | dict(arm.set)), tuned or {})
 
 
-def run_arm(
-    recipe: Recipe, bed: Bed, seed: int, seats: Mapping[str, str] | None = None
-) -> tuple[Players, dict[str, Source]]:
-    """Run a recipe on a bed, leaving no trace.
+def arm_loop(
+    recipe: Recipe, bed: Bed, seed: int, max_steps: int = 0, *, seats: Mapping[str, str] | None = None
+) -> Loop:
+    """Set a recipe up on a bed, to leave no trace.
 
     Args:
         recipe: with everything set.
         bed: gives players and data.
         seed: of data, of the nets and of the loop.
+        max_steps: steps of each stage at most; 0 for no limit.
         seats: role to the player of the bed that takes it, where the names differ.
 
     Returns:
-        The players as they ended, and the data.
+        The loop, not yet run.
 
     Raises:
         UnknownName: the recipe needs a player that the bed does not have.
@@ -125,11 +128,39 @@ def run_arm(
     seats = {name: (seats or {}).get(name, name) for name in needed}
     if missing := [name for name in seats.values() if name not in bed.players]:
         raise unknown("player", missing[0], bed.players, where=f"bed {bed.key}, which recipe {recipe.key} needs")
-
-    data = dict(bed.data(seed))
     sources = {name: bed.players[seat](seed) for name, seat in seats.items()}
-    loop = Loop(recipe, sources, data, Options(seed=seed))
-    return loop.execute(), loop.data
+    return Loop(recipe, sources, dict(bed.data(seed)), Options(seed=seed, max_steps=max_steps))
+
+
+def run_arm(
+    recipe: Recipe, bed: Bed, seeds: Sequence[int], seats: Mapping[str, str] | None = None
+) -> list[Loop | NotFinite]:
+    """Run a recipe on a bed over seeds; side by side on a GPU, where that pays, and if it gives the same.
+
+    Args:
+        recipe: with everything set.
+        bed: gives players and data.
+        seeds: each of data, of the nets and of the loop.
+        seats: role to the player of the bed that takes it, where the names differ.
+
+    Returns:
+        For every seed the loop that was run, or how it diverged.
+
+    Raises:
+        UnknownName: the recipe needs a player that the bed does not have.
+    """
+    make = partial(arm_loop, recipe, bed, seats=seats)
+    abreast = run_abreast(make, seeds) if torch.cuda.is_available() else None
+    return list(abreast or (_executed(make(seed)) for seed in seeds))
+
+
+def _executed(loop: Loop) -> Loop | NotFinite:
+    """A loop that has been run, or how it diverged."""
+    try:
+        loop.execute()
+    except NotFinite as error:
+        return error
+    return loop
 
 
 class Trial:
@@ -149,35 +180,38 @@ class Trial:
         """The players of the bed as they come, so that probes find the truth whatever players an arm has."""
         return {name: Player(name, frozen(), make(seed)) for name, make in self.bed.players.items()}
 
-    def figures(self, name: str, tuned: Mapping[str, Any], seed: int, split: str) -> dict[str, float]:
-        """Run one arm on one seed and measure it.
+    def figures(self, name: str, tuned: Mapping[str, Any], seeds: Sequence[int], split: str) -> list[dict[str, float]]:
+        """Run one arm over seeds and measure it.
 
         Args:
             name: the arm.
             tuned: its tuned settings.
-            seed: the seed.
+            seeds: the seeds.
             split: "test" for verdicts; "valid" for tuning, which never sees the test rows.
 
         Returns:
-            Probe to figure; not a number where the run itself became so.
+            For every seed, probe to figure; not a number where the run itself became so.
         """
-        arm = self.claim.arms[name]
-        recipe = arm_recipe(self.recipe, arm, self.claim.set, tuned)
+        recipe = arm_recipe(self.recipe, self.claim.arms[name], self.claim.set, tuned)
         started = time.monotonic()
-        try:
-            players, data = run_arm(recipe, self.bed, seed, self.claim.players)
-        except NotFinite as error:
-            self.say(f"{self.recipe.key}: {name} seed {seed}: {error}")
+        ran = run_arm(recipe, self.bed, seeds, self.claim.players)
+        out = [self._measured(run, seed, split) for run, seed in zip(ran, seeds, strict=True)]
+        for run, seed, figures in zip(ran, seeds, out, strict=True):
+            shown = run if isinstance(run, NotFinite) else "  ".join(f"{k} {v:.4g}" for k, v in figures.items())
+            self.say(f"{self.recipe.key}: {name} seed {seed}: {shown}")
+        self.say(f"{self.recipe.key}: {name}: {len(ran)} seeds in {time.monotonic() - started:.1f} s")
+        return out
+
+    def _measured(self, run: Loop | NotFinite, seed: int, split: str) -> dict[str, float]:
+        """The probes on what one run gave."""
+        if isinstance(run, NotFinite):
             return dict.fromkeys(self.claim.probes, math.nan)
-        players = Players({**self._truth(seed), **players})
+        players, data = Players({**self._truth(seed), **run.players}), dict(run.data)
         data["test"] = data[split]
         if split != "test":
             data.pop(split, None)
         players.turn("probe")
-        figures = {p: float(probe(players, data)) for p, probe in self.claim.probes.items()}
-        shown = "  ".join(f"{k} {v:.4g}" for k, v in figures.items())
-        self.say(f"{self.recipe.key}: {name} seed {seed}: {shown}  ({time.monotonic() - started:.1f} s)")
-        return figures
+        return {p: float(probe(players, data)) for p, probe in self.claim.probes.items()}
 
 
 def points(grid: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
@@ -213,7 +247,7 @@ def _score(trial: Trial, name: str, point: Mapping[str, Any]) -> float:
     rule = trial.claim.tune
     assert rule is not None
     seeds = range(TUNING_SEEDS, TUNING_SEEDS + rule.seeds)
-    mean = statistics.fmean(trial.figures(name, point, seed, "valid")[rule.probe] for seed in seeds)
+    mean = statistics.fmean(figures[rule.probe] for figures in trial.figures(name, point, seeds, "valid"))
     higher = trial.claim.probes[rule.probe].spec.higher
     return (-mean if higher else mean) if math.isfinite(mean) else math.inf
 
@@ -247,10 +281,8 @@ def verify(
     trial, started = Trial(recipe, claim, say), time.monotonic()
     tuned = (None if retune else remembered(key, claim)) or tune(trial)
     tuning = time.monotonic() - started
-    runs = {
-        name: [trial.figures(name, tuned.get(name, {}), seed, "test") for seed in range(seed_offset, seed_offset + n)]
-        for name in claim.arms
-    }
+    over = range(seed_offset, seed_offset + n)
+    runs = {name: trial.figures(name, tuned.get(name, {}), over, "test") for name in claim.arms}
     figures = {name: {p: [run[p] for run in ran] for p in claim.probes} for name, ran in runs.items()}
     return {
         "key": key, **conclude(claim, figures), "bed": claim.bed, "seeds": n, "seed_offset": seed_offset,
@@ -315,11 +347,12 @@ def figures_on_bed(recipe: Recipe, bed: Bed, seeds: int) -> dict[str, list[float
     here = claim.bed == bed.key
     chosen = override(sized, tuned) if here else recipe
     out: dict[str, list[float]] = {name: [] for name in bed.probes}
-    for seed in range(seeds):
-        players, data = run_arm(chosen, bed, seed, claim.players if here else None)
-        players.turn("probe")
+    for run in run_arm(chosen, bed, range(seeds), claim.players if here else None):
+        if isinstance(run, NotFinite):
+            raise run
+        run.players.turn("probe")
         for name, probe in bed.probes.items():
-            out[name].append(float(probe(players, data)))
+            out[name].append(float(probe(run.players, run.data)))
     return out
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from limbeck.batch import Batch, Column
 from limbeck.errors import BadData
-from limbeck.rng import derive
+from limbeck.rng import apart, derive
 
 __all__ = ["Source", "Table", "rows_of_step"]
 
@@ -101,16 +101,18 @@ def rows_of_step(n: int, step: int, batch_size: int, *key: Any) -> Tensor:
         n: rows in the source.
         step: the index of the batch.
         batch_size: rows of the global batch; may exceed n.
-        key: what the order belongs to (seed, stage).
+        key: what the order belongs to (seed, stage); for several runs side by side, the seeds of `Each`.
 
     Returns:
-        (batch_size,) int64.
+        (batch_size,) int64; for several runs, the rows of one after those of the other.
 
     Example:
         >>> both = torch.cat([rows_of_step(6, s, 3, "seed", 0) for s in (0, 1)])
         >>> sorted(both.tolist())
         [0, 1, 2, 3, 4, 5]
     """
+    if len(seats := apart(key)) > 1:
+        return torch.cat([rows_of_step(n, step, batch_size, *seat) for seat in seats])
     first, last = step * batch_size, (step + 1) * batch_size
     passes = range(first // n, (last - 1) // n + 1)
     pieces = [_epoch(n, e, *key)[max(0, first - e * n) : last - e * n] for e in passes]

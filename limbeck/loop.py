@@ -26,7 +26,7 @@ from limbeck.players import Players, build
 from limbeck.processes import Interrupt, anywhere, from_all, from_main, share, sum_counts
 from limbeck.progress import Progress
 from limbeck.recipe import Learn, Make, Measure, Phase, Recipe, Repeat, Solve, Stage, Sub, walk
-from limbeck.rng import Rng, seed_torch
+from limbeck.rng import Each, Rng, apart, numbered, seed_torch
 from limbeck.run import Journal, Run
 from limbeck.shard import mesh_of, rebuilt, whole
 from limbeck.step import Guard, Updates
@@ -39,7 +39,7 @@ class Options:
     """How a recipe is run, as against what it is.
 
     Args:
-        seed: the root of every random number.
+        seed: the root of every random number; of several runs side by side, theirs (see `limbeck.stack`).
         micro_batch: rows at a time in a process; 0 for all; halved when memory runs out.
         eval_every: steps between evaluations of `probes`; 0 for never.
         patience: evaluations without improvement of the first probe after which a stage ends, with the best weights
@@ -51,7 +51,7 @@ class Options:
         shard: cut the weights of every player into shares over the processes (see `limbeck.shard`).
     """
 
-    seed: int = 0
+    seed: int | Each = 0
     micro_batch: int = 0
     eval_every: int = 0
     patience: int = 0
@@ -333,7 +333,7 @@ class Loop:
 
     def _batch(self, source: Source, rows: Tensor, key: tuple[Any, ...], at: Moment, here: slice) -> Batch:
         """The rows `here` of a global batch."""
-        rng = Rng(key, torch.arange(here.start, here.stop))
+        rng = Rng(key, numbered(len(rows), len(apart(key)))[here])
         return Batch({**source.take(rows[here]), "index": rows[here]}, rng, at).to(self.device)
 
     def _states(self, phase: Phase, batch: Batch) -> Batch:
@@ -345,7 +345,8 @@ class Loop:
         counts = sum_counts(batch.count(), self.accelerator)
         if not counts["tokens"]:
             raise BadData(f"phase {phase.name!r} got a batch without target tokens: do the rows hold prompts only?")
-        return replace(batch, counts=counts)
+        seats = len(apart((self.options.seed,)))  # runs side by side each have the mean over their own rows
+        return replace(batch, counts={name: n / seats for name, n in counts.items()})
 
     def _shared(self, batch: Batch) -> dict[Any, Any]:
         """The answers on a batch that the next phase may share: those of players that never change."""

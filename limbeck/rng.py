@@ -15,9 +15,47 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Rng", "derive", "seed_torch"]
+__all__ = ["Each", "Rng", "apart", "derive", "numbered", "seed_torch"]
 
 _LOW = 0xFFFFFFFF
+_SEAT = 30  # bits of the index of a row; above them stands its seat in a stack of runs
+
+
+@dataclass(frozen=True)
+class Each:
+    """An entry of a key that differs from seat to seat, where several runs go side by side: their seeds.
+
+    Args:
+        values: one a seat.
+    """
+
+    values: tuple[object, ...]
+
+
+def apart(key: tuple[object, ...]) -> list[tuple[object, ...]]:
+    """The keys of the single seats; of a key without `Each`, the key itself.
+
+    Example:
+        >>> apart((Each((0, 1)), "fit"))
+        [(0, 'fit'), (1, 'fit')]
+    """
+    each = next((k for k in key if isinstance(k, Each)), None)
+    return [key] if each is None else [tuple(v if k is each else k for k in key) for v in each.values]
+
+
+def numbered(rows: int, seats: int = 1) -> Tensor:
+    """Number the rows of a batch, seat after seat, each from 0; the seat stands above the lowest 30 bits.
+
+    Args:
+        rows: in all.
+        seats: among which they are shared equally.
+
+    Example:
+        >>> numbered(4), numbered(4, 2) >> 30
+        (tensor([0, 1, 2, 3]), tensor([0, 0, 1, 1]))
+    """
+    each = rows // seats
+    return torch.arange(each).repeat(seats) + (torch.arange(seats).repeat_interleave(each) << _SEAT)
 
 
 def derive(*key: object) -> int:
@@ -42,7 +80,7 @@ def _swap(x: Tensor) -> Tensor:
     return ((x >> 32) & _LOW) | (x << 32)
 
 
-def _squares(counter: Tensor, key: int) -> Tensor:
+def _squares(counter: Tensor, key: int | Tensor) -> Tensor:
     """32 random bits per counter (arXiv:2004.06278, section 4: four rounds)."""
     x = counter * key
     y, z = x, x + key
@@ -57,7 +95,7 @@ class Rng:
 
     Args:
         key: what the streams belong to; plain values (seed, stage, phase, step).
-        rows: (B,) int64, the index of each row in the global batch.
+        rows: (B,) int64, the index of each row in the global batch (see `numbered` for several runs).
 
     Source: Widynski, "Squares: a fast counter-based RNG", arXiv:2004.06278.
     """
@@ -65,9 +103,18 @@ class Rng:
     key: tuple[object, ...]
     rows: Tensor
 
+    @property
+    def seat(self) -> Tensor:
+        """(B,) int64, the seat of each row in a stack of runs; 0 where there is one run."""
+        return self.rows >> _SEAT
+
     def _bits(self, name: str, n: int) -> Tensor:
-        counter = (self.rows[:, None] << 32) + torch.arange(n, device=self.rows.device)
-        return _squares(counter, derive(*self.key, name) | 1)
+        keys = [derive(*key, name) | 1 for key in apart(self.key)]
+        inside = torch.arange(n, device=self.rows.device)
+        if len(keys) == 1:
+            return _squares((self.rows[:, None] << 32) + inside, keys[0])
+        key_B = torch.tensor(keys, device=self.rows.device)[self.seat]
+        return _squares(((self.rows & ((1 << _SEAT) - 1))[:, None] << 32) + inside, key_B[:, None])
 
     def uniform(self, name: str, *shape: int) -> Tensor:
         """Draw U(0, 1), both ends excluded.

@@ -22,6 +22,7 @@ from limbeck.processes import sum_counts, sum_gradients
 from limbeck.progress import Progress
 from limbeck.recipe import Phase
 from limbeck.shard import cut_state, whole
+from limbeck.stack import Stack, clip_each
 
 __all__ = ["Guard", "Updates"]
 
@@ -166,7 +167,9 @@ class Updates:
         norm = whole(nn.utils.get_total_norm([p.grad for p in params if p.grad is not None], foreach=True))
         value = float(norm)
         if math.isfinite(value) and recipe is not None:
-            if 0 < clip < value:
+            if clip and isinstance(self.players[name].module, Stack):
+                clip_each(params, clip)
+            elif 0 < clip < value:
                 nn.utils.clip_grads_with_norm_(params, clip, norm, foreach=True)
             settings = recipe.resolved(at)
             for group in optimizer.param_groups:
