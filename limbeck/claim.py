@@ -274,7 +274,7 @@ def verify(
     recipe = load(key)
     claim = recipe.claim
     if claim is None:
-        raise BadValue(f"recipe {key} makes no claim: it is a baseline")
+        raise BadValue(f"recipe {key} makes no claim that could be verified")
     n = seeds or claim.seeds
     if n < 3:
         raise BadValue(f"a claim needs at least 3 paired seeds, got {n}")

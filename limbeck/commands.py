@@ -114,15 +114,15 @@ def cite(key: Key) -> None:
 @app.command()
 def new(
     key: Annotated[str, typer.Argument(help="The key of the new recipe, such as my-method.")],
-    folder: Annotated[Path, typer.Option("--in", help="Where to write the file.")] = Path(),
+    folder: Annotated[Path, typer.Option("--in", help="Where to write it.")] = Path(),
 ) -> None:
-    """Write the file of a new recipe, which runs as it is."""
+    """Write a new recipe with a claim, which runs as it is: one file, or two in a checkout of limbeck."""
     from limbeck.skeleton import write
 
-    path = write(key, folder)
-    print(f"wrote {path}; it runs as it is:")
-    print(f"limbeck distill --recipe {path} --data digits --out runs/{key}")
-    print(f"limbeck verify {path}")
+    path, *claim = write(key, folder)
+    print(f"wrote {' and '.join(map(str, (path, *claim)))}; it runs as it is:")
+    print(f"limbeck distill {key if claim else f'--recipe {path}'} --data digits --out runs/{key}")
+    print(f"limbeck verify {key if claim else path}")
 
 
 @app.command()

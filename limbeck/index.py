@@ -3,6 +3,10 @@
 A recipe is a file `limbeck/recipes/<family>/<key>.py` (`_` for `-`) with `recipe = Recipe(key="...", ...)`. Other
 packages add theirs by an entry point of the group `limbeck.recipes` that names a module, or a package of modules.
 
+The claim of a recipe is its own argument `claim`, where it has one: so a recipe of one's own is one file. Else it is
+the `claim = Claim(...)` of `limbeck/claims/<key>.py`, if the recipe is the package's: so its file is the method alone.
+Else there is none. Both at once are an error.
+
 The status of a recipe comes from `limbeck/evidence/<key>.json`, and counts only while the fingerprint stored there is
 that of the present sources (see `limbeck.sources`).
 """
@@ -14,7 +18,7 @@ import importlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +35,7 @@ ROOT = Path(__file__).parent
 GROUP = "limbeck.recipes"
 ORDER = ("key", "title", "paper", "family", "kind", "learns", "teacher", "players", "stages", "product")
 FIELDS = tuple(name for name in ORDER if name not in ("players", "stages"))
-_CALL = re.compile(r"([A-Za-z_][\w.]*)\(")
+_CALL = re.compile(r"\b([A-Za-z_][\w.]*+)\(")
 STATUSES = ("holds", "fails", "unproved")
 
 Record = dict[str, Any]
@@ -39,23 +43,30 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a recipe lies: its file, the module to import, and its family if the folder says it."""
+    """Where a recipe lies: its file, the module to import, its family if the folder says it, the file of its claim."""
 
     path: Path
     module: str
     family: str = ""
+    claim: Path | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file of the recipe, and that of its claim where it is another."""
+        return (self.path,) if self.claim is None else (self.path, self.claim)
 
 
 def _shipped(root: Path) -> dict[str, _Place]:
     """The recipes of the package by key."""
     out: dict[str, _Place] = {}
+    claims = {path.stem: path for path in root.glob("claims/*.py")}
     for path in sorted(root.glob("recipes/*/*.py")):
         if path.stem.startswith("_"):
             continue
         key, family = path.stem.replace("_", "-"), path.parent.name
         if key in out:
             raise broken(path, 1, f"the key {key!r} is taken by {out[key].path}")
-        out[key] = _Place(path, f"limbeck.recipes.{family}.{path.stem}", family)
+        out[key] = _Place(path, f"limbeck.recipes.{family}.{path.stem}", family, claims.get(path.stem))
     return out
 
 
@@ -133,7 +144,7 @@ def records(root: Path = ROOT) -> list[Record]:
     """Read the records of all recipes, sorted by family and key.
 
     Args:
-        root: the folder that holds `recipes/` and `evidence/`.
+        root: the folder that holds `recipes/`, `claims/` and `evidence/`.
 
     Returns:
         One dict a recipe: key, title, paper, family, kind, learns, teacher, product, parts, claim (its inequalities in
@@ -156,7 +167,7 @@ def find(key: str, root: Path = ROOT) -> Record:
 
     Args:
         key: its key, or the path of a recipe file.
-        root: the folder that holds `recipes/` and `evidence/`.
+        root: the folder that holds `recipes/`, `claims/` and `evidence/`.
 
     Raises:
         UnknownName: no recipe of that key; the message says which is near.
@@ -209,16 +220,16 @@ def _loose(text: str) -> str:
 
 
 def load(key: str, root: Path = ROOT) -> Recipe:
-    """Import a recipe: the one function here that may bring in torch.
+    """Import a recipe with its claim: the one function here that may bring in torch.
 
     Args:
         key: its key, or the path of a recipe file.
-        root: the folder that holds `recipes/`.
+        root: the folder that holds `recipes/` and `claims/`.
 
     Raises:
         UnknownName: no recipe of that key.
         BadValue: no file at that path, or no recipe in it.
-        BrokenRecipe: the file cannot be read or imported.
+        BrokenRecipe: the file, or that of its claim, cannot be read or imported.
 
     Example:
         >>> load("kd").product
@@ -226,17 +237,27 @@ def load(key: str, root: Path = ROOT) -> Recipe:
     """
     find(key, root)
     place = _place(key, root)
+    recipe: Recipe = _imported(place.path, place.module).recipe
+    if place.claim is None:
+        return recipe
+    return replace(recipe, claim=_imported(place.claim, f"limbeck.claims.{place.claim.stem}").claim)
+
+
+def _imported(path: Path, module: str) -> Any:
+    """Import a module, or the file where it belongs to no package.
+
+    Raises:
+        BrokenRecipe: it cannot be imported.
+    """
     try:
-        module = importlib.import_module(place.module) if place.module else _imported(place.path)
+        return importlib.import_module(module) if module else _imported_file(path)
     except LimbeckError:
         raise
     except Exception as error:
-        raise BrokenRecipe(f"{place.path}: cannot be imported: {type(error).__name__}: {error}") from error
-    recipe: Recipe = module.recipe
-    return recipe
+        raise BrokenRecipe(f"{path}: cannot be imported: {type(error).__name__}: {error}") from error
 
 
-def _imported(path: Path) -> Any:
+def _imported_file(path: Path) -> Any:
     """Import a file that belongs to no package."""
     from importlib.util import module_from_spec, spec_from_file_location
 
@@ -251,7 +272,7 @@ def evidence(key: str, root: Path = ROOT) -> Record | None:
     """Read what the last recorded run of a claim gave; None if there was none.
 
     Raises:
-        BrokenRecipe: the file is no JSON object with a status and a fingerprint.
+        BrokenRecipe: the file is no JSON object with a status, a fingerprint and verdicts.
     """
     path = root / "evidence" / f"{key}.json"
     if not path.is_file():
@@ -260,6 +281,8 @@ def evidence(key: str, root: Path = ROOT) -> Record | None:
         found = json.loads(path.read_text(encoding="utf-8"))
         if found["status"] not in STATUSES or not isinstance(found["fingerprint"], str):
             raise ValueError(f"status {found['status']!r}, fingerprint {found['fingerprint']!r}")
+        if not all(isinstance(verdict["says"], str) for verdict in found["verdicts"]):
+            raise ValueError("verdicts without words")
     except (ValueError, KeyError, TypeError) as error:
         raise BrokenRecipe(f"{path}: not the evidence of a claim: {error}") from error
     return dict(found)
@@ -268,12 +291,13 @@ def evidence(key: str, root: Path = ROOT) -> Record | None:
 def fingerprint(key: str, root: Path = ROOT) -> str:
     """Hash all that the evidence of a claim depends on.
 
-    That is the recipe, the bed and the other recipes that its claim names, the modules of parts, kernels, beds, probes
-    and adapters that these import, and the versions (major and minor) of torch and transformers.
+    That is the recipe, its claim, the bed and the other recipes that the claim names (but not their claims), the
+    modules of parts, kernels, beds, probes, adapters and recipes that these import, and the versions (major and minor)
+    of torch and transformers.
 
     Args:
         key: the key of a recipe.
-        root: the folder that holds `recipes/`.
+        root: the folder that holds `recipes/` and `claims/`.
 
     Returns:
         `meaning-letters`, two hashes of 16 hexadecimal digits.
@@ -282,31 +306,34 @@ def fingerprint(key: str, root: Path = ROOT) -> str:
         UnknownName: no recipe of that key.
         BrokenRecipe: a source with a syntax error.
     """
-    sources = _sources(root)
-    files = sources.closure(_place(key, root).path)
+    sources, files = _sources(root), _files(key, root)
     return f"{sources.meaning(files)}-{sources.letters(files)}"
 
 
-def _status(key: str, path: Path, sources: Sources) -> str:
-    """The status in the evidence, or `unproved` where the sources have changed since."""
-    known = evidence(key, sources.root)
+def _files(key: str, root: Path = ROOT) -> list[Path]:
+    """The files whose contents the fingerprint of a recipe covers."""
+    return _sources(root).closure(*_place(key, root).files)
+
+
+def _standing(key: str, place: _Place, sources: Sources) -> Record | None:
+    """The evidence of a recipe of the package, unless the sources have changed since."""
+    known = evidence(key, sources.root) if place.family else None
     if known is None:
-        return "unproved"
-    files = sources.closure(path)
+        return None
+    files = sources.closure(*place.files)
     meaning, _, letters = known["fingerprint"].partition("-")
-    same = letters == sources.letters(files) or meaning == sources.meaning(files)
-    return str(known["status"]) if same else "unproved"
+    return known if letters == sources.letters(files) or meaning == sources.meaning(files) else None
 
 
 def _record(key: str, place: _Place, sources: Sources) -> Record:
-    """Read one file.
+    """Read one recipe and its claim.
 
     Raises:
         BrokenRecipe: no recipe there, or one that breaks a rule of this module.
     """
     path = place.path
     tree = sources.tree(path)
-    call = _recipe_call(tree, path)
+    call = _call(tree, path, "recipe", "Recipe")
     given = _arguments(call, path)
     record: Record = {name: _constant(name, given, call, path) for name in FIELDS}
     if place.module and record["key"] != key:
@@ -314,8 +341,9 @@ def _record(key: str, place: _Place, sources: Sources) -> Record:
     if place.family and record["family"] != place.family:
         raise broken(path, call.lineno, f"family {record['family']!r} does not lie in the folder {place.family!r}")
     record["parts"] = sorted(set(_parts(tree, sources.text(path))))
-    record["claim"] = _claim(given.get("claim"), tree)
-    record["status"] = _status(key, path, sources) if place.family else "unproved"
+    known = _standing(key, place, sources)
+    record["claim"] = _claim(given.get("claim"), tree, place, sources, known)
+    record["status"] = known["status"] if known else "unproved"
     return record
 
 
@@ -330,11 +358,11 @@ def _assigned(tree: ast.Module, name: str) -> ast.expr | None:
     return None
 
 
-def _recipe_call(tree: ast.Module, path: Path) -> ast.Call:
-    """The call in `recipe = Recipe(...)`."""
-    value = _assigned(tree, "recipe")
-    if not isinstance(value, ast.Call) or _called(value) != "Recipe":
-        raise broken(path, value.lineno if value else 1, "no `recipe = Recipe(...)`")
+def _call(tree: ast.Module, path: Path, name: str, of: str) -> ast.Call:
+    """The call in `name = of(...)`."""
+    value = _assigned(tree, name)
+    if not isinstance(value, ast.Call) or _called(value) != of:
+        raise broken(path, value.lineno if value else 1, f"no `{name} = {of}(...)`")
     return value
 
 
@@ -388,11 +416,30 @@ def _decorates(decorator: ast.expr) -> bool:
     return isinstance(name, ast.Name) and name.id == "part"
 
 
-def _claim(node: ast.expr | None, tree: ast.Module) -> str | None:
-    """The inequalities of a claim in words; None without a claim."""
-    node = _followed(node, tree)
-    if node is None or (isinstance(node, ast.Constant) and node.value is None):
-        return None
+def _claim(
+    given: ast.expr | None, tree: ast.Module, place: _Place, sources: Sources, known: Record | None
+) -> str | None:
+    """The inequalities of a recipe's claim in words; None without a claim.
+
+    Evidence that stands has them in words already: reading the files of claims would take a third of the time.
+
+    Raises:
+        BrokenRecipe: the recipe has a claim of its own and a file of one, or that file has none.
+    """
+    node = _followed(given, tree)
+    own = None if isinstance(node, ast.Constant) and node.value is None else node
+    if place.claim is None:
+        return None if own is None else _words(own, tree)
+    if own is not None:
+        raise broken(place.path, own.lineno, f"a claim here, and another in {place.claim}")
+    if known is not None:
+        return "; ".join(verdict["says"] for verdict in known["verdicts"])
+    tree = sources.tree(place.claim)
+    return _words(_call(tree, place.claim, "claim", "Claim"), tree)
+
+
+def _words(node: ast.expr, tree: ast.Module) -> str:
+    """The inequalities that a claim says."""
     says = next((k.value for k in getattr(node, "keywords", ()) if k.arg == "says"), None)
     says = _followed(says, tree) or node
     parts = says.elts if isinstance(says, ast.Tuple | ast.List) else [says]

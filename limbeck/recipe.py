@@ -310,7 +310,8 @@ class Recipe:
         product: the player or data set that the recipe is run for.
         variants: name to overrides: published variants that differ only in numbers or parts.
         deviates: where this recipe departs from the paper or its code, and why; empty if nowhere.
-        claim: what is claimed of it; None only for baselines.
+        claim: what is claimed of it; None for baselines, and for recipes of the package until `limbeck.index.load` adds
+            it from a file of its own.
 
     Raises:
         BrokenRecipe: a phase that learns a player without optimiser, or two things of one name.

@@ -21,7 +21,7 @@ from limbeck.errors import BrokenRecipe
 
 __all__ = ["Sources", "broken"]
 
-WATCHED = ("parts", "kernels", "beds", "probes", "adapters")
+WATCHED = ("parts", "kernels", "beds", "probes", "adapters", "recipes", "claims")
 VERSIONED = ("torch", "transformers")
 
 _IMPORT = re.compile(r"^[ \t]*(?:from[ \t]+([\w.]+)[ \t]+import[ \t]+(\([^)]*\)|[^\n#]+)|import[ \t]+([^\n#]+))", re.M)
@@ -44,7 +44,7 @@ class Sources:
 
     Args:
         root: the folder of the package.
-        recipes: the files of recipes by key, for claims that name other recipes.
+        recipes: the files of recipes by key, for claims and sweeps that name other recipes.
     """
 
     root: Path
@@ -77,17 +77,14 @@ class Sources:
             raise broken(path, line, f"syntax error: {getattr(error, 'msg', error)}") from error
 
     def needs(self, path: Path) -> frozenset[Path]:
-        """The files that one depends on directly: imports by text, and what a claim names by key."""
+        """The files that one depends on directly: imports by text, and what a claim or a sweep names by key."""
         if path not in self._needs:
             text = self.text(path)
             names = {name for m in _IMPORT.finditer(text) for name in self._imported(path, *m.groups())}
-            if "Recipe(" in text:
-                names |= {f"limbeck.beds.{bed}" for bed in _BED.findall(text)}
+            names |= {f"limbeck.beds.{bed}" for bed in _BED.findall(text)}
+            others = {key for pattern in _OTHERS for key in pattern.findall(text)}
             found = {file for name in names for file in self._module(name)}
-            if "Recipe(" in text:
-                others = {key for pattern in _OTHERS for key in pattern.findall(text)}
-                found |= {self.recipes[key] for key in others & self.recipes.keys()}
-            self._needs[path] = frozenset(found)
+            self._needs[path] = frozenset(found | {self.recipes[key] for key in others & self.recipes.keys()})
         return self._needs[path]
 
     def _imported(self, path: Path, module: str | None, names: str | None, plain: str | None) -> Iterator[str]:
@@ -118,15 +115,15 @@ class Sources:
         here = ("limbeck", *path.relative_to(self.root).parts)[:-level]
         return ".".join((*here, *filter(None, [module.lstrip(".")])))
 
-    def closure(self, path: Path) -> list[Path]:
-        """A file and all it depends on, sorted."""
-        seen, waiting = set(), [path]
+    def closure(self, *paths: Path) -> list[Path]:
+        """Files and all they depend on, sorted."""
+        seen, waiting = set(), [*paths]
         while waiting:
             here = waiting.pop()
             if here not in seen:
                 seen.add(here)
                 waiting.extend(self.needs(here) - seen)
-        return sorted(seen)
+        return sorted(seen, key=Path.as_posix)
 
     def letters(self, files: list[Path]) -> str:
         """Hash files byte by byte, with the versions."""

@@ -143,6 +143,27 @@ def test_a_claim_rests_on_its_bed_and_on_the_recipes_of_its_arms(package: Path) 
     assert "beds/other.py" in follow(package, "recipes/mine.py")
 
 
+def test_a_claim_in_its_own_file_rests_on_the_same_and_not_on_the_claims_of_others(package: Path) -> None:
+    claims = package / "claims"
+    claims.mkdir()
+    (claims / "mine.py").write_text(
+        "from limbeck.recipes.helper import SETS\nfrom limbeck.claims import _size\n"
+        'claim = Claim(bed="plain", arms={"a": Arm(), "b": Arm("rival")})\n'
+    )
+    (claims / "_size.py").write_text("from limbeck.beds import other\n")
+    (claims / "rival.py").write_text('claim = Claim(bed="third", arms={"a": Arm("fourth")})\n')
+    (package / "recipes/mine.py").write_text("recipe = Recipe()\n")
+    (package / "recipes/helper.py").write_text("from limbeck.kernels import fast\n")
+    sources = Sources(package, {key: package / f"recipes/{key}.py" for key in ("mine", "rival", "fourth")})
+    found = sources.closure(package / "recipes/mine.py", claims / "mine.py")
+    names = {path.relative_to(package).as_posix() for path in found}
+    assert names >= {"recipes/mine.py", "claims/mine.py", "claims/_size.py", "beds/plain.py", "beds/other.py"}
+    assert names >= {"recipes/rival.py", "parts/a.py", "recipes/helper.py", "kernels/fast.py"}
+    assert not names & {"claims/rival.py", "recipes/fourth.py", "beds/third.py"}
+    # the order in which they are named does not matter
+    assert found == sources.closure(claims / "mine.py", package / "recipes/mine.py")
+
+
 def test_a_bed_or_an_arm_that_changes_is_seen(package: Path) -> None:
     def mark() -> str:
         sources = Sources(package, {"rival": package / "recipes/rival.py"})

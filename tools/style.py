@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 MATHS = ("parts", "kernels", "probes", "beds")  # the folders whose docstrings have papers to cite
-PACKAGE, UNITS, TESTS = ROOT / "limbeck", ROOT / "limbeck" / "recipes", ROOT / "tests"
+PACKAGE, TESTS = ROOT / "limbeck", ROOT / "tests"
 RUN = 6  # equal lines in a row that count as repeated
 QUIET = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 RAISES = re.compile(r"^\s*Raises:|\braises? \w*Error", re.M)
@@ -28,7 +28,8 @@ BARS = {
     "function median": ("<=", 9), "function p90": ("<=", 30), "function max": ("<=", 80), "file median": ("<=", 120),
     "file p90": ("<=", 300), "inheritance": ("<=", 2), "repeated": ("<=", 0.05), "documented": (">=", 0.98),
     "tell errors": (">=", 0.30), "show an example": (">=", 0.25), "cite (maths)": (">=", 0.30), "typed": (">=", 0.98),
-    "tests to code": (">=", 0.80), "recipe p90": ("<=", 40), "recipe max": ("<=", 80),
+    "tests to code": (">=", 0.80), "recipe p90": ("<=", 40), "recipe max": ("<=", 80), "claim p90": ("<=", 40),
+    "claim max": ("<=", 80),
 }  # fmt: skip
 
 
@@ -94,26 +95,6 @@ def definitions(path: Path) -> Iterator[Def]:
     yield from visit(ast.parse(path.read_text(encoding="utf-8")).body, "", False)
 
 
-def method_lines(path: Path) -> int:
-    """Code lines of a recipe without its claim: what the method costs, as against the experiment that proves it.
-
-    What stands beside the claim and only the claim uses belongs to the experiment too.
-    """
-    tree, code = ast.parse(path.read_text(encoding="utf-8")), code_lines(path)
-    claims: list[ast.AST] = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and ast.unparse(n.func) == "Claim"]
-    helpers = [s for s in tree.body if isinstance(s, ast.Assign | ast.FunctionDef)]
-    for helper in reversed(helpers):
-        mine = {n for n in ast.walk(tree) for c in claims if n in set(ast.walk(c))}
-        used = {
-            n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and n not in mine and isinstance(n.ctx, ast.Load)
-        }
-        names = {helper.name} if isinstance(helper, ast.FunctionDef) else {ast.unparse(t) for t in helper.targets}
-        if not names & used and not names & {"recipe"}:
-            claims.append(helper)
-    inside = {n for c in claims for n in range(c.lineno, (c.end_lineno or c.lineno) + 1)}  # type: ignore[attr-defined]
-    return sum(n not in inside for n in code)
-
-
 def chain(classes: dict[str, tuple[str, ...]], name: str) -> int:
     """The length of the longest chain of inheritance inside the package that ends in a class."""
     return 1 + max((chain(classes, b) for b in classes[name] if b in classes and b != name), default=0)
@@ -143,7 +124,10 @@ def measure() -> tuple[dict[str, float], list[Def], dict[str, int]]:
     written = [d for d in docs if d]
     maths = [d.doc for d in found if d.public and d.doc and Path(d.where).relative_to(PACKAGE).parts[0] in MATHS]
     sizes = {name: len(lines) for name, lines in code.items() if lines}
-    units = [method_lines(p) for p in UNITS.glob("*/*.py") if p.name != "__init__.py"]
+    recipes, claims = (
+        [n for name, n in sizes.items() if Path(name).match(f"limbeck/{of}")]
+        for of in ("recipes/*/*.py", "claims/*.py")
+    )
     classes = {d.name: d.bases for d in found if d.name}
     lengths = [d.lines for d in functions]
 
@@ -159,7 +143,8 @@ def measure() -> tuple[dict[str, float], list[Def], dict[str, int]]:
         "show an example": share(EXAMPLE, written), "cite (maths)": share(CITES, maths),
         "typed": sum(d.typed for d in functions) / max(1, slots),
         "tests to code": sum(len(code_lines(p)) for p in TESTS.rglob("*.py")) / max(1, sum(sizes.values())),
-        "recipe p90": at(units, 0.9), "recipe max": max(units, default=0),
+        "recipe p90": at(recipes, 0.9), "recipe max": max(recipes, default=0),
+        "claim p90": at(claims, 0.9), "claim max": max(claims, default=0),
     }  # fmt: skip
     return figures, found, sizes
 

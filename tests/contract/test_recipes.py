@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -20,13 +21,14 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import limbeck
 from limbeck.beds import load_bed
 from limbeck.cite import bibtex
 from limbeck.claim import tried_on
 from limbeck.data import Table
-from limbeck.describe import describe
+from limbeck.describe import describe, specs
 from limbeck.errors import BadValue, UnknownName
-from limbeck.index import evidence, find, keys, load
+from limbeck.index import _files, evidence, find, keys, load
 from limbeck.loop import Loop, Options
 from limbeck.override import flatten, override
 from limbeck.part import DTYPES
@@ -36,6 +38,7 @@ from limbeck.run import Run
 
 KEYS = keys()
 STEPS, ROWS = 2, 128
+PACKAGE = Path(limbeck.__file__).parent
 
 
 @cache
@@ -86,6 +89,14 @@ def learners(recipe: Recipe) -> set[str]:
     return out
 
 
+def stem(key: str) -> str:
+    return key.replace("-", "_")
+
+
+def file_of(key: str) -> Path:
+    return PACKAGE / "recipes" / find(key)["family"] / f"{stem(key)}.py"
+
+
 def test_the_index_needs_no_torch() -> None:
     code = "import sys, limbeck.index as i; i.records(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -94,10 +105,37 @@ def test_the_index_needs_no_torch() -> None:
 @pytest.mark.parametrize("key", KEYS)
 def test_key_is_file_is_family(key: str) -> None:
     record, recipe = find(key), load(key)
-    file = Path(__file__).parents[2] / "limbeck" / "recipes" / record["family"] / f"{key.replace('-', '_')}.py"
-    assert recipe.key == key and file.exists()
+    assert recipe.key == key and file_of(key).exists()
     assert recipe.title and recipe.paper and describe(recipe)["key"] == key
     assert key in bibtex(record)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_its_file_holds_the_method_and_nothing_of_the_experiment(key: str) -> None:
+    file = file_of(key)
+    assert load(str(file)).claim is None, f"the claim belongs in limbeck/claims/{file.name}"
+    # beds and probes are imported only for parts that a stage runs
+    imported = set(re.findall(r"^from (limbeck\.(?:beds|probes)\S*) import", file.read_text(), re.M))
+    assert imported <= {spec.fn.__module__ for spec in specs(load(key))}
+
+
+def test_every_claim_is_of_a_recipe() -> None:
+    claims = {path.stem.replace("_", "-") for path in PACKAGE.glob("claims/[!_]*.py")}
+    assert claims == {key for key in KEYS if find(key)["claim"]}
+
+
+@pytest.mark.parametrize("key", [k for k in KEYS if find(k)["claim"]])
+def test_its_fingerprint_covers_what_its_claim_runs(key: str) -> None:
+    claim = load(key).claim
+    assert claim is not None
+    run = {key, *(arm.recipe for arm in claim.arms.values() if arm.recipe)}
+    probes = [leaf.spec for probe in claim.probes.values() for leaf in probe.leaves()]
+    modules = {spec.fn.__module__ for spec in [*probes, *(spec for k in run for spec in specs(load(k)))]}
+    files = {Path(str(sys.modules[module].__file__)) for module in modules}
+    files |= {PACKAGE / "beds" / f"{claim.bed}.py", *map(file_of, run)}
+    covered = set(_files(key))
+    assert files <= covered
+    assert {p.stem for p in covered if p.parent.name == "claims" and p.stem[0] != "_"} == {stem(key)}
 
 
 @pytest.mark.parametrize("key", [k for k in KEYS if find(k)["family"] != "baselines"])

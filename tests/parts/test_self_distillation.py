@@ -11,13 +11,13 @@ from sklearn.kernel_ridge import KernelRidge
 from limbeck.batch import Batch
 from limbeck.beds import load_bed
 from limbeck.beds.sines import WIDTH
+from limbeck.index import load
 from limbeck.loop import Loop, Options
 from limbeck.override import override
 from limbeck.parts.kernel import rbf, refitted, ridge, shrinkage
 from limbeck.parts.likelihood import optimal_weight
 from limbeck.players import Player, Players
 from limbeck.probes.regression import gap_to_generation
-from limbeck.recipes.classic.weighted_sd import recipe
 from limbeck.roles import frozen
 
 GAMMA = 1 / (2 * WIDTH**2)
@@ -119,7 +119,7 @@ def test_fits_that_agree_leave_the_weight_at_one() -> None:
 
 
 def test_the_recipe_run_by_the_loop_is_the_closed_form() -> None:
-    bed, penalty, seed = load_bed("sines"), 1.0, 0
+    bed, recipe, penalty, seed = load_bed("sines"), load("weighted-sd"), 1.0, 0
     small = {**recipe.claim.set, "student.optimizer.weight_decay": penalty / 30, "generations.times": 1}
     loop = Loop(override(recipe, small), {"student": bed.players["student"](seed)}, dict(bed.data(seed)), Options(seed))
     players = loop.execute()

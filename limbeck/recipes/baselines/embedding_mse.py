@@ -5,26 +5,11 @@ from __future__ import annotations
 from limbeck.parts.embedding import cosine_distance, remember
 from limbeck.parts.optimizer import adamw
 from limbeck.parts.schedule import cosine
-from limbeck.probes.classification import accuracy
-from limbeck.recipe import Arm, Claim, Learn, Make, Phase, Recipe, Tune, more
+from limbeck.recipe import Learn, Make, Phase, Recipe
 from limbeck.roles import cached, frozen, learning
 
 loss = cosine_distance().on(teacher="cache")
 optimizer = adamw(lr=cosine(start=5e-4, warmup=0.06), betas=(0.9, 0.98), weight_decay=0.0)
-LOGITS = {"ask.rows.want": "logits", "distill.student.loss.want": "logits"}
-RATES = {"student.optimizer.lr.start": (1e-3, 3e-3, 1e-2)}
-
-# what needs no label is not harmed by wrong ones; where labels are right it claims nothing
-claim = Claim(
-    bed="digits_noisy",
-    arms={"embedding-mse": Arm(set=LOGITS), "alone": Arm("alone")},
-    probes={"accuracy": accuracy()},
-    says=(more("accuracy", "embedding-mse", "alone", by=0.01),),
-    set={"distill.steps": 400, "distill.batch_size": 32},
-    tune=Tune("accuracy", {arm: RATES for arm in ("embedding-mse", "alone")}, seeds=2),
-    seeds=5,
-    control="alone",
-)
 
 recipe = Recipe(
     key="embedding-mse",
@@ -43,5 +28,4 @@ recipe = Recipe(
         "one language, without the second loss on translations",
         "the cosine distance, half the squared error of embeddings of length one, so that lengths need not agree",
     ),
-    claim=claim,
 )

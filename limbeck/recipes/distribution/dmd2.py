@@ -11,15 +11,10 @@ from limbeck.part import terms
 from limbeck.parts.distribution import distribution_matching, fake_denoising
 from limbeck.parts.gan import discriminator_head, gan_discriminator, gan_generator
 from limbeck.parts.optimizer import adamw
-from limbeck.parts.schedule import linear
-from limbeck.parts.states import backward_simulated, uniform_levels
-from limbeck.probes.distribution import mode_quality, mode_recall, sliced_w2
-from limbeck.recipe import Arm, Claim, Learn, Phase, Recipe, Tune, less
+from limbeck.parts.states import backward_simulated
+from limbeck.recipe import Learn, Phase, Recipe
 from limbeck.roles import built, copy_of, frozen, learning
 
-# small nets that must follow a moving target within a few hundred steps
-QUICK = adamw(lr=linear(start=5e-3, end=5e-4), betas=(0.5, 0.95))
-EVEN = uniform_levels()
 FOUR = backward_simulated(times=(1.0, 0.75, 0.5, 0.25))
 
 recipe = Recipe(
@@ -56,36 +51,5 @@ recipe = Recipe(
         "the head is a perceptron on pooled features instead of a convolution on the middle block of a UNet",
         "clip holds for each player by itself, where the code clips critic and head together",
         "the teacher is asked as it is: a teacher with guidance is given as a guided teacher",
-    ),
-    claim=Claim(
-        bed="mog8w",
-        set={
-            "distill.steps": 300, "distill.batch_size": 128, "distill.critic.loss.denoise.levels": EVEN,
-            "distill.critic.loss.denoise.sigma_data": 1.4, "distill.critic.loss.gan.levels": EVEN,
-            "distill.critic.loss.gan.weight": 0.3, "distill.student.loss.match.levels": EVEN,
-            "distill.student.loss.gan.levels": EVEN, "distill.student.loss.gan.weight": 1.0,
-            "critic": learning(QUICK), "head.optimizer": QUICK,
-            "student.optimizer": adamw(lr=linear(start=5e-3, end=2.5e-4), betas=(0.5, 0.95)),
-        },
-        arms={
-            "dmd2": Arm(),
-            "no-gan": Arm(
-                set={
-                    "distill.critic.learns": ("critic",),
-                    "distill.critic.loss": terms(denoise=fake_denoising(levels=EVEN, sigma_data=1.4)),
-                    "distill.student.loss": terms(match=distribution_matching(levels=EVEN)),
-                },
-            ),
-        },
-        probes={"sw2": sliced_w2(), "recall": mode_recall(), "quality": mode_quality()},
-        says=(less("sw2", "dmd2", "no-gan", by=0.05),),
-        tune=Tune(
-            "sw2",
-            {
-                "dmd2": {"distill.student.loss.gan.weight": (1.0, 3.0), "student.optimizer.lr.start": (2.5e-3, 5e-3)},
-                "no-gan": {"student.optimizer.lr.start": (1.25e-3, 2.5e-3, 5e-3, 1e-2)},
-            },
-        ),
-        control="no-gan",
     ),
 )  # fmt: skip

@@ -1,0 +1,23 @@
+"""Claim: asking a teacher for embeddings beats learning from labels alone where labels are wrong, for it needs none.
+
+Bed: a fifth of the labels are wrong; where they are right nothing is claimed.
+"""
+
+from __future__ import annotations
+
+from limbeck.probes.classification import accuracy
+from limbeck.recipe import Arm, Claim, Tune, more
+
+LOGITS = {"ask.rows.want": "logits", "distill.student.loss.want": "logits"}
+RATES = {"student.optimizer.lr.start": (1e-3, 3e-3, 1e-2)}
+
+claim = Claim(
+    bed="digits_noisy",
+    arms={"embedding-mse": Arm(set=LOGITS), "alone": Arm("alone")},
+    probes={"accuracy": accuracy()},
+    says=(more("accuracy", "embedding-mse", "alone", by=0.01),),
+    set={"distill.steps": 400, "distill.batch_size": 32},
+    tune=Tune("accuracy", {arm: RATES for arm in ("embedding-mse", "alone")}, seeds=2),
+    seeds=5,
+    control="alone",
+)
