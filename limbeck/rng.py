@@ -54,6 +54,8 @@ def numbered(rows: int, seats: int = 1) -> Tensor:
         >>> numbered(4), numbered(4, 2) >> 30
         (tensor([0, 1, 2, 3]), tensor([0, 0, 1, 1]))
     """
+    if seats == 1:
+        return torch.arange(rows)
     each = rows // seats
     return torch.arange(each).repeat(seats) + (torch.arange(seats).repeat_interleave(each) << _SEAT)
 
