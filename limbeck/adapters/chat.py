@@ -189,8 +189,10 @@ def _mark(render: _Render, messages: Sequence[Mapping[str, Any]], i: int) -> tup
     text, before = render(messages[: i + 1], False), render(messages[:i], True)
     if not text.startswith(before) or before == render(messages[:i], False):
         # The template does not ask for an answer, or asks in other words: the answer starts with its content.
-        content = str(messages[i]["content"])
-        before = text[: max(text.rfind(content.strip()), 0)] if content.strip() else render(messages[:i], False)
+        content = str(messages[i]["content"]).strip()
+        if content not in text:
+            raise BadData("the chat template leaves out some of what the assistant says; give text rows")
+        before = text[: text.rfind(content)] if content else render(messages[:i], False)
     return len(before), text
 
 
