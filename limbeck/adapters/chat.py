@@ -286,7 +286,7 @@ def written(tokenizer: Any, request: Mapping[str, Any], text: str, ended: bool) 
     Args:
         tokenizer: of the player that will read it; its chat template writes what stands around an answer.
         request: what `request_of` returned, read.
-        text: the answer.
+        text: the answer, which says something.
         ended: whether the answer is complete; only then is there a token that ends it.
 
     Raises:
