@@ -24,6 +24,7 @@ from torch import nn
 from limbeck import claim as claims
 from limbeck.adapters.causal_lm import CausalLM
 from limbeck.adapters.data import hold_out, open_data
+from limbeck.adapters.remote import Remote, asking
 from limbeck.adapters.sentence import Sentence
 from limbeck.adapters.source import open_player, read_for
 from limbeck.adapters.store import save_player
@@ -35,7 +36,7 @@ from limbeck.describe import describe
 from limbeck.errors import BadData, BadValue, unknown
 from limbeck.evaluate import Examination
 from limbeck.examine import examine, examine_on_bed, examine_pairs
-from limbeck.index import load
+from limbeck.index import load, records, search
 from limbeck.loop import Loop, Options
 from limbeck.override import flatten, override
 from limbeck.part import Part
@@ -148,7 +149,8 @@ def distill(
     )  # fmt: skip
     path = None if dry_run else Path(out)
     record = _record(job, seed)
-    with Run(path, record, resume=resume, main=accelerator.is_main_process) as run:
+    here = Run(path, record, resume=resume, main=accelerator.is_main_process)
+    with here as run, asking(job.nets, run, accelerator.process_index):
         run.update(versions=_versions(), host=_host(), argv=sys.argv, parts=formulas(job.recipe), started=_now())
         loop = Loop(job.recipe, job.nets, dict(job.data), options, run, accelerator, show)
         loop.execute()
@@ -204,9 +206,23 @@ def _open(recipe: Recipe, specs: dict[str, str], data: str, eval: str | None, se
     }
     if teacher is not None and "teacher" in given:
         nets["teacher"] = teacher
+    _check_servers(recipe, nets, specs)
     if bed is not None:
         return Job(recipe, specs, nets, dict(bed.data(seed)), bed)
     return _read(Job(recipe, specs, nets, {}), data, eval)
+
+
+def _check_servers(recipe: Recipe, nets: Mapping[str, nn.Module], specs: Mapping[str, str]) -> None:
+    """Refuse models behind a server where the model itself is needed."""
+    for name, net in nets.items():
+        if isinstance(net, Remote) and recipe.players[name].optimizer is not None:
+            raise BadValue(f"the {name} learns, so it must be a model on this machine, not {specs[name]}")
+    if isinstance(nets.get("teacher"), Remote) and recipe.teacher == "white-box":
+        possible = ", ".join(r["key"] for r in search(records(), teacher="black-box"))
+        raise BadValue(
+            f"{recipe.key} needs a white-box teacher, and {specs['teacher']} answers with text only; "
+            f"recipes for it (limbeck ls --teacher black-box): {possible}"
+        )
 
 
 def _read(job: Job, data: str, eval: str | None) -> Job:
@@ -215,7 +231,10 @@ def _read(job: Job, data: str, eval: str | None) -> Job:
     theirs, mine = (getattr(job.nets.get(name), "tokenizer", None) for name in ("teacher", "student"))
     if theirs is not None and mine is not None:
         job.notes += check_tokenizers(theirs, mine)
-    rows = read_for(reader, open_data(data))
+    servers = [net for net in job.nets.values() if isinstance(net, Remote)]
+    for server in servers:
+        server.listen(reader)
+    rows = read_for(reader, open_data(data), requests=bool(servers))
     if eval is None:
         split = hold_out(rows, HELD_OUT)
         job.data |= {"train": split.train, "test": split.held}
@@ -223,14 +242,14 @@ def _read(job: Job, data: str, eval: str | None) -> Job:
             job.notes.append(f"{split.repeated} rows that repeat another were left out")
     else:
         job.data["train"] = rows
-        _read_eval(job, reader, eval)
+        _read_eval(job, reader, eval, bool(servers))
     if any(getattr(stage, "data", "") == "valid" for stage in walk(job.recipe.stages)):
         inner = hold_out(job.data["train"], HELD_OUT)
         job.data |= {"train": inner.train, "valid": inner.held}
     return job
 
 
-def _read_eval(job: Job, reader: nn.Module, spec: str) -> None:
+def _read_eval(job: Job, reader: nn.Module, spec: str, requests: bool) -> None:
     """Rows to examine on: pairs of sentences with human ratings for embedders, else rows like those learned from."""
     rows = open_data(spec)
     rated = {"sentence1", "sentence2", "score"}
@@ -241,7 +260,7 @@ def _read_eval(job: Job, reader: nn.Module, spec: str) -> None:
         first, second, ratings = ([*columns[name]] for name in ("sentence1", "sentence2", "score"))
         job.pairs = first, second, [float(r) for r in ratings]
     else:
-        job.data["test"] = read_for(reader, rows)
+        job.data["test"] = read_for(reader, rows, requests=requests)
 
 
 def _accelerator(precision: str, trackers: Sequence[str], out: Path) -> Accelerator:

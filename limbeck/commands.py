@@ -241,7 +241,9 @@ def _seconds(text: str | None) -> float:
 def distill(
     ctx: typer.Context,
     key: Annotated[str, typer.Argument(help="The key of a recipe.", autocompletion=_keys)] = "",
-    teacher: Annotated[str | None, typer.Option(help="A directory, a hub name, module:factory or bed:KEY.")] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="Directory, hub name, URL#MODEL, module:factory or bed:KEY.")
+    ] = None,
     student: Annotated[str | None, typer.Option(help="The same, or from-teacher:layers=6,width=0.5.")] = None,
     data: Annotated[str | None, typer.Option(help="A file or folder, a datasets name or a bed.")] = None,
     eval: Annotated[str | None, typer.Option(help="Data to evaluate on; by default a share held out.")] = None,

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limbeck.adapters.causal_lm import CausalLM
+from limbeck.adapters.remote import Remote
 from limbeck.adapters.sentence import Sentence
 from limbeck.adapters.seq2seq import Seq2Seq
 from limbeck.batch import Batch
@@ -28,7 +29,7 @@ from limbeck.beds import Bed
 from limbeck.data import Source, batch_of
 from limbeck.errors import BadData
 from limbeck.evaluate import Cost, Examination, Quality, buckets, compare, compare_statistic, figures, measure_cost
-from limbeck.parts.rollout import sample
+from limbeck.parts.rollout import rollout, sample
 from limbeck.players import Player, Players
 from limbeck.roles import frozen
 
@@ -61,11 +62,17 @@ def examine(nets: Mapping[str, Any], source: Source, disk: Mapping[str, Path] | 
     device = next((p.device for net in nets.values() for p in net.parameters()), torch.device("cpu"))
     batches = [batch_of(source, rows).to(device) for rows in chunks]
     kind = next(work for fits, work in KINDS if fits(nets["after"], batches[0]))
+    local = _local(nets)
     with torch.no_grad():
-        measured = kind(nets, batches)
-        costs = {who: _cost(net, batches[0], (disk or {}).get(who), measured["want"]) for who, net in nets.items()}
+        measured = kind(nets if kind is _language else local, batches)
+        costs = {who: _cost(net, batches[0], (disk or {}).get(who), measured["want"]) for who, net in local.items()}
     measured.pop("want")
     return Examination(**measured, costs=costs)
+
+
+def _local(nets: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that are on this machine: of a model behind a server only the text is known."""
+    return {who: net for who, net in nets.items() if not isinstance(net, Remote)}
 
 
 def _cost(net: nn.Module, batch: Batch, path: Path | None, want: str) -> Cost:
@@ -83,10 +90,14 @@ def _answers(nets: Mapping[str, Any], batches: Sequence[Batch], want: str) -> di
 def _language(nets: Mapping[str, Any], batches: Sequence[Batch]) -> dict[str, Any]:
     """Loss on the reference, distance to the teacher, and what each says when it is asked."""
     notes = []
+    if len(_local(nets)) < len(nets):
+        notes.append("the teacher is behind a server: only its text is known, and neither its speed nor its size")
     if not any(bool(batch["mask"].any()) for batch in batches):
         notes.append("the rows hold no answers: the teacher's own greedy answers are the reference")
-        batches = [_answered(nets, batch) for batch in batches]
-    rows = [_token_figures(nets, batch) for batch in batches]
+        batches = [batch for batch in (_answered(nets, batch) for batch in batches) if batch.size]
+        if not batches:
+            raise BadData("the teacher answered none of the held-out prompts: give --eval with answers")
+    rows = [_token_figures(_local(nets), batch) for batch in batches]
     per = {name: {w: np.concatenate([r[name][w] for r in rows]) for w in rows[0][name]} for name in rows[0]}
     texts = _texts(nets, batches)
     if "answer" in batches[0]:
@@ -111,19 +122,24 @@ def _answered(nets: Mapping[str, Any], batch: Batch) -> Batch:
     """Prompts with the teacher's own greedy answers as targets."""
     if "teacher" not in nets:
         raise BadData("the held-out rows hold prompts only, and there is no teacher to answer them: give --eval")
-    tokens, ends = _said(nets["teacher"], "teacher", batch)
-    at = torch.arange(tokens.shape[1], device=tokens.device)
-    mask = (at >= batch.prompt[:, None]) & (at < ends[:, None])
-    return batch.with_(tokens=tokens, mask=mask, length=ends)
+    teacher = nets["teacher"]
+    alone = Players({"student": Player("teacher", frozen(), teacher)})
+    return rollout.fn(alone, batch, temperature=0.0, max_new_tokens=_room(teacher, batch))  # type: ignore[no-any-return]
 
 
 def _said(net: Any, who: str, batch: Batch) -> tuple[Tensor, Tensor]:
     """What a model says greedily to the prompts of a batch: tokens with the prompts, and their lengths."""
     width = int(batch.prompt.max())
     asked = batch.tokens[:, :width] * (torch.arange(width, device=batch.device) < batch.prompt[:, None])
-    room = SAID if net.context is None else max(1, min(SAID, int(net.context) - width))
-    player = Player(who, frozen(), net)
-    return sample(player, asked, batch.prompt, batch.rng, temperature=0.0, max_new_tokens=room)
+    player, requests = Player(who, frozen(), net), batch.get("request")
+    return sample(
+        player, asked, batch.prompt, batch.rng, requests=requests, temperature=0.0, max_new_tokens=_room(net, batch)
+    )
+
+
+def _room(net: Any, batch: Batch) -> int:
+    """Tokens that an answer to any prompt of a batch may have."""
+    return SAID if net.context is None else max(1, min(SAID, int(net.context) - int(batch.prompt.max())))
 
 
 def _named(batches: Sequence[Batch]) -> dict[str, list[str]]:

@@ -3,7 +3,7 @@
     run.json          recipe as resolved, arguments, seed, versions, fingerprints of the data, status
     metrics.jsonl     one row a step
     checkpoints/      the last two, each complete or absent
-    journal/          what *make* stages have made, chunk by chunk
+    journal/          what *make* stages have made, chunk by chunk, and what servers have answered, one by one
     report.html ...   what `limbeck report` writes
 
 Files appear under their final name only when they are complete and on the disk.

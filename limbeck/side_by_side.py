@@ -12,8 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from limbeck.adapters.causal_lm import CausalLM
-from limbeck.adapters.chat import read_row, tokenise
+from limbeck.adapters.chat import read_row, request_of, tokenise
 from limbeck.adapters.encoder import Encoder
+from limbeck.adapters.remote import Remote
 from limbeck.adapters.sentence import Sentence, encode
 from limbeck.adapters.source import open_player
 from limbeck.errors import BadData
@@ -48,6 +49,8 @@ def side_by_side(run: Path) -> tuple[str, Callable[[str], dict[str, str]]]:
     nets = {"student": open_player(Path(run) / "student")}
     if "teacher" in given:
         nets = {"teacher": open_player(given["teacher"], role="teacher")} | nets
+        if isinstance(nets["teacher"], Remote):
+            nets["teacher"].listen(nets["student"])
     for net in nets.values():
         net.eval()
     ask = next((work for kind, work in ASK.items() if isinstance(nets["student"], kind)), None)
@@ -59,12 +62,12 @@ def side_by_side(run: Path) -> tuple[str, Callable[[str], dict[str, str]]]:
 
 @torch.no_grad()
 def _speak(net: Any, text: str) -> str:
-    row = {"prompt": text}
-    ids, _, _ = tokenise(net.tokenizer, read_row(row, bool(net.tokenizer.chat_template)))
+    row = read_row({"prompt": text}, bool(net.tokenizer.chat_template))
+    ids, _, _ = tokenise(net.tokenizer, row)
     tokens, length = torch.tensor([ids]), torch.tensor([len(ids)])
     room = WORDS if net.context is None else min(WORDS, net.context - len(ids))
     said, ends = sample(Player("it", frozen(), net), tokens, length, Rng((), torch.arange(1)), temperature=0.0,
-                        max_new_tokens=room)  # fmt: skip
+                        requests=[request_of(row, len(ids))], max_new_tokens=room)  # fmt: skip
     return str(net.tokenizer.decode(said[0, len(ids) : int(ends[0])], skip_special_tokens=True)).strip()
 
 

@@ -12,6 +12,7 @@ found by rendering prefixes of the conversation.
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ import torch
 from limbeck.adapters.text import Tokens, columns_of, context_of, pad_of, warn_cut
 from limbeck.errors import BadData
 
-__all__ = ["Transcript", "chats", "read_row", "spans", "tokenise"]
+__all__ = ["Transcript", "chats", "read_row", "request_of", "spans", "tokenise", "written"]
 
 FORMATS = (
     ("messages",),
@@ -189,8 +190,10 @@ def _mark(render: _Render, messages: Sequence[Mapping[str, Any]], i: int) -> tup
     text, before = render(messages[: i + 1], False), render(messages[:i], True)
     if not text.startswith(before) or before == render(messages[:i], False):
         # The template does not ask for an answer, or asks in other words: the answer starts with its content.
-        content = str(messages[i]["content"])
-        before = text[: max(text.rfind(content.strip()), 0)] if content.strip() else render(messages[:i], False)
+        content = str(messages[i]["content"]).strip()
+        if content not in text:
+            raise BadData("the chat template leaves out some of what the assistant says; give text rows")
+        before = text[: text.rfind(content)] if content else render(messages[:i], False)
     return len(before), text
 
 
@@ -254,7 +257,64 @@ def _first_token(tokenizer: Any) -> int:
     return int(next(t for t in starts if t is not None))
 
 
-def chats(rows: Any, tokenizer: Any, context: int | None = None, drop_long: bool = False) -> Tokens:
+def request_of(transcript: Transcript, prompt: int, rewritten: bool = False) -> str:
+    """What a row asks, as text for a model behind a server.
+
+    Args:
+        transcript: the row.
+        prompt: how many tokens the row has before its first target.
+        rewritten: whether only the last answer is a target, as `tokenise` says.
+
+    Returns:
+        JSON with `messages` (and `tools`) up to the first target, or `prompt`; and `tokens`, their number.
+
+    Example:
+        >>> request_of(Transcript(prompt="the cat", target=" sat"), 2)
+        '{"prompt": "the cat", "tokens": 2}'
+    """
+    if not transcript.messages:
+        return json.dumps({"prompt": transcript.prompt, "tokens": prompt})
+    answers = [i for i, message in enumerate(transcript.messages) if message["role"] == "assistant"]
+    first = (answers[-1] if rewritten else answers[0]) if answers else len(transcript.messages)
+    tools = {"tools": transcript.tools} if transcript.tools else {}
+    return json.dumps({"messages": transcript.messages[:first], **tools, "tokens": prompt})
+
+
+def written(tokenizer: Any, request: Mapping[str, Any], text: str, ended: bool) -> list[int]:
+    """An answer to a request in the tokens that follow the prompt, as if it had come with the data.
+
+    Args:
+        tokenizer: of the player that will read it; its chat template writes what stands around an answer.
+        request: what `request_of` returned, read.
+        text: the answer, which says something.
+        ended: whether the answer is complete; only then is there a token that ends it.
+
+    Raises:
+        BadData: the template refuses the conversation.
+    """
+    end = tokenizer.eos_token_id
+    if "messages" in request:
+        before, after = _around(tokenizer, request, text.strip())
+        piece = before + text.strip() + (after if ended else "")
+        ids = list(tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"])
+        return [token for token, said in zip(ids, _until_end(ids, end), strict=True) if said]
+    ids = list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    return [*ids, end] if ended and end is not None and ids[-1:] != [end] else ids
+
+
+def _around(tokenizer: Any, request: Mapping[str, Any], text: str) -> tuple[str, str]:
+    """What a template writes between a prompt and an answer, and after the answer."""
+    render, messages = _Render(tokenizer, request.get("tools")), request["messages"]
+    asked, whole = render(messages, True), render([*messages, {"role": "assistant", "content": text}], False)
+    before, found, after = whole.removeprefix(asked).rpartition(text)
+    if not found:  # the template leaves out some of the answer, as earlier reasoning
+        return "", tokenizer.eos_token or ""
+    return before if whole.startswith(asked) else "", after
+
+
+def chats(
+    rows: Any, tokenizer: Any, context: int | None = None, drop_long: bool = False, requests: bool = False
+) -> Tokens:
     """Conversations, prompts and completions as a source for language models.
 
     Args:
@@ -262,10 +322,12 @@ def chats(rows: Any, tokenizer: Any, context: int | None = None, drop_long: bool
         tokenizer: of the player.
         context: the longest row in tokens; by default that of the tokenizer.
         drop_long: leave rows out that are too long, in place of cutting their completions.
+        requests: keep beside the tokens what each row asks in text, for players behind a server.
 
     Returns:
         tokens (B, T), mask (B, T), length (B,), prompt (B,): tokens before the first target, or all of
-        them where there is none; `answer`, `category` and `source` as they are, where the rows have them.
+        them where there is none; `answer`, `category` and `source` as they are, where the rows have them; `request`
+        (see `request_of`), if asked for.
 
     Raises:
         BadData: no known format, an unreadable row, or a prompt that alone fills the context.
@@ -274,15 +336,19 @@ def chats(rows: Any, tokenizer: Any, context: int | None = None, drop_long: bool
     context, template = context_of(tokenizer, context), bool(getattr(tokenizer, "chat_template", None))
     tokens: list[list[int]] = []
     masks: list[list[bool]] = []
+    asked: list[str] = []
     rewritten = 0
     for number, row in enumerate(rows, 1):
         try:
-            ids, mask, odd = tokenise(tokenizer, read_row(row, template))
+            transcript = read_row(row, template)
+            ids, mask, odd = tokenise(tokenizer, transcript)
         except BadData as error:
             raise BadData(f"{rows.where}, row {number}: {error}") from None
         tokens.append(ids)
         masks.append(mask)
         rewritten += odd
+        if requests:
+            asked.append(request_of(transcript, mask.index(True) if True in mask else len(mask), odd))
     if rewritten:
         warnings.warn(
             f"the chat template rewrites earlier turns in {rewritten} of {len(rows)} rows: "
@@ -290,6 +356,8 @@ def chats(rows: Any, tokenizer: Any, context: int | None = None, drop_long: bool
             stacklevel=2,
         )
     kept = {name: [str(v) for v in rows.rows[name]] for name in CARRIED if name in rows.names and name not in format}
+    if requests:
+        kept["request"] = asked
     return _fit(rows.where, tokens, masks, context, drop_long, pad_of(tokenizer), kept)
 
 

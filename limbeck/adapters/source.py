@@ -1,7 +1,8 @@
 """What `--teacher`, `--student` and `--player` accept, and which rows the player that they name reads.
 
 ./model                      a directory of transformers, sentence-transformers or peft
-owner/name                   a name of the hub: the one place where players use the network
+owner/name                   a name of the hub, downloaded now
+http://host:8000/v1#name     a model behind a server that speaks the protocol of OpenAI; https too
 package.module:factory       a function or class without required arguments
 NAME or bed:NAME             the player of that role in a bed
 lora:./model                 any of these with low-rank weights that learn; `lora:rank=8:./model` sets their rank
@@ -26,6 +27,7 @@ from limbeck.adapters.data import Images, Records
 from limbeck.adapters.encoder import Encoder
 from limbeck.adapters.lora import open_adapter, with_lora
 from limbeck.adapters.modules import from_factory
+from limbeck.adapters.remote import open_remote
 from limbeck.adapters.sentence import Sentence, read_modules
 from limbeck.adapters.seq2seq import Seq2Seq
 from limbeck.adapters.surgery import parse_sizes, shrink
@@ -36,7 +38,10 @@ from limbeck.errors import BadData, BadValue, BadWeights, unknown
 
 __all__ = ["open_directory", "open_player", "read_for"]
 
-FORMS = "a model directory, owner/name of the hub, package.module:factory, a bed, from-teacher:layers=6, lora:SOURCE"
+FORMS = (
+    "a model directory, owner/name of the hub, http://HOST/v1#MODEL, package.module:factory, a bed, "
+    "from-teacher:layers=6, lora:SOURCE"
+)
 FACTORY = re.compile(r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*")
 LORA = re.compile(r"lora:(?:rank=(\d+):)?(.+)")
 HUB = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
@@ -74,6 +79,8 @@ def open_player(
         'Plain'
     """
     spec = str(spec)
+    if spec.lower().startswith(("http://", "https://")):
+        return open_remote(spec)
     if low := LORA.fullmatch(spec):
         inner = open_player(
             low[2], role=role, teacher=teacher, seed=seed, dtype=dtype, trust_remote_code=trust_remote_code
@@ -202,7 +209,9 @@ def _pixels(directory: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(config.get("image_mean", (0.0,))), tuple(config.get("image_std", (1.0,)))
 
 
-def read_for(net: nn.Module, rows: Any, context: int | None = None, drop_long: bool = False) -> Source:
+def read_for(
+    net: nn.Module, rows: Any, context: int | None = None, drop_long: bool = False, requests: bool = False
+) -> Source:
     """Make rows into what a net reads.
 
     Args:
@@ -210,6 +219,7 @@ def read_for(net: nn.Module, rows: Any, context: int | None = None, drop_long: b
         rows: what `open_data` gave; a source of tensors is passed on as it is.
         context: the longest row in tokens; by default that of the net.
         drop_long: leave rows out that are too long, in place of cutting them.
+        requests: let language models keep what a row asks in text, for players behind a server.
 
     Returns:
         A source of the columns that the net reads.
@@ -228,7 +238,7 @@ def read_for(net: nn.Module, rows: Any, context: int | None = None, drop_long: b
     bounds = [b for b in (context, getattr(net, "context", None), getattr(tokenizer, "model_max_length", None)) if b]
     context = min(bounds, default=None)
     if isinstance(net, CausalLM):
-        return chat.chats(rows, tokenizer, context, drop_long)
+        return chat.chats(rows, tokenizer, context, drop_long, requests)
     if isinstance(net, Sentence):
         return text.sentences(rows, tokenizer, context)
     if isinstance(net, Seq2Seq):

@@ -9,7 +9,7 @@ int64, the number of leading tokens that are the prompt.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor
 from limbeck.batch import Batch
 from limbeck.errors import BadData, BadValue, BrokenRecipe
 from limbeck.part import Expr, part
+from limbeck.parts.transcript import take
 from limbeck.players import Player, Players
 from limbeck.rng import Rng
 
@@ -71,6 +72,7 @@ def sample(
     length_B: Tensor,
     rng: Rng,
     *,
+    requests: Sequence[str] | None = None,
     temperature: float = 1.0,
     top_p: float = 1.0,
     max_new_tokens: int = 128,
@@ -78,13 +80,15 @@ def sample(
     """Let a language model continue rows of tokens until it ends them.
 
     Its net has `eos`, `pad` and `context` and answers "next" (B, V), the logits after the last token, and "cache",
-    whatever it wants to be given back with the next token (see `CausalLM`).
+    whatever it wants to be given back with the next token (see `CausalLM`). A net of text instead has `speak`, which
+    continues rows by what they ask in text (see `Remote`); its answer may be empty.
 
     Args:
         player: whose net speaks; dropout is off meanwhile.
         tokens_BT: right-padded prompts.
         length_B: their lengths, at least 1.
         rng: the streams of the rows; decoding step k uses the k-th number of each.
+        requests: what the rows ask in text; only nets of text need it.
         temperature: of the softmax; 0 is greedy.
         top_p: the mass of the nucleus.
         max_new_tokens: a row stops there if it does not end itself.
@@ -100,6 +104,9 @@ def sample(
     if player.module is None:
         raise BrokenRecipe(f"player {player.name!r} has no net of its own, so it cannot be sampled from")
     _check_room(player, length_B, max_new_tokens, torch.arange(len(length_B)))
+    if hasattr(player, "speak"):
+        how = {"temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens}
+        return player.speak(requests, tokens_BT, length_B, rng, **how)  # type: ignore[no-any-return]
     u_BK = rng.uniform("token", max_new_tokens)
     ends = torch.tensor(player.eos, dtype=torch.long, device=tokens_BT.device)
 
@@ -198,14 +205,16 @@ def rollout(
     y ~ q(. | x) token by token, no gradient through the sampling
 
     Args:
-        players: those in the game; `.on(student="teacher")` lets another speak.
-        batch: columns `tokens`, and `prompt` (B,), how many of them are the prompt.
+        players: those in the game; `.on(student="teacher")` lets another speak, one behind a server too.
+        batch: columns `tokens`, and `prompt` (B,), how many of them are the prompt; for players behind a server also
+            `request`, what is asked in text.
         temperature: of the softmax; 0 is greedy.
         top_p: the mass of the nucleus.
         max_new_tokens: a row stops there if it does not end itself.
 
     Returns:
         The batch with new `tokens`, `length` and `mask`, which is true on the answer and on the token that ends it.
+        Rows that were answered with nothing, as may happen with a server, are left out.
 
     Raises:
         BadData: a prompt that is empty or too long.
@@ -218,13 +227,16 @@ def rollout(
         batch["tokens"],
         prompt_B,
         rng,
+        requests=batch.get("request"),
         temperature=temperature,
         top_p=top_p,
         max_new_tokens=max_new_tokens,
     )
     at_T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
     mask_BT = (at_T >= prompt_B[:, None]) & (at_T < length_B[:, None])
-    return batch.with_(tokens=tokens_BT, length=length_B, mask=mask_BT)
+    said = batch.with_(tokens=tokens_BT, length=length_B, mask=mask_BT)
+    answered_B = length_B > prompt_B
+    return said if answered_B.all() else take(said, answered_B.nonzero()[:, 0].tolist())
 
 
 @part

@@ -334,6 +334,7 @@ def _provenance(run: Mapping[str, Any]) -> Iterator[Block]:
     yield _pairs("The run", {**shown, "took": took(run)})
     captions = {
         "players": "Players: where they came from",
+        "asked": "Servers: what they answered, in answers and tokens",
         "data": "Data: a fingerprint of the contents of every split",
         "licenses": "Licences, as stated",
         "versions": "Versions",

@@ -137,6 +137,19 @@ def test_a_template_that_does_not_ask_still_marks_the_content() -> None:
     assert said(silent, chats(records({"messages": HALF}), silent, 1000))[1] == "Ho<|im_end|>"
 
 
+def test_an_answer_that_the_template_leaves_out_is_no_target() -> None:
+    """As templates do that ask for thoughts and drop them: nobody else's words may become the target in its place."""
+    asks = "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+    drops = CHATML.split("{% if add_generation_prompt")[0].replace(
+        "m['content'] }}", "m['content'].split('</think>')[-1] }}"
+    )
+    thoughtful = byte_tokenizer(drops + asks)
+    assert said(thoughtful, chats(records({"messages": HALF}), thoughtful, 1000))[1] == "Ho<|im_end|>"
+    talk = [HALF[0], {"role": "assistant", "content": "well</think>Ho"}]
+    with pytest.raises(BadData, match="row 1: the chat template leaves out some of what the assistant says"):
+        chats(records({"messages": talk}), thoughtful, 1000)
+
+
 def test_long_completions_are_cut_and_counted(tokenizer: Any) -> None:
     rows = records({"prompt": "Hi", "completion": "the cat " * 40}, {"prompt": "Hi", "completion": "Ho"})
     with pytest.warns(UserWarning, match="1 of 2 rows exceed 30 tokens: completions cut on the right"):
