@@ -275,11 +275,45 @@ def test_speed_is_that_of_the_clock():
         measure_speed(lambda: None, 0)
 
 
-def test_memory_sees_a_large_array():
-    grown, kind = measure_memory(lambda: np.ones(8_000_000).sum())  # 64 MB
-    assert grown > 40e6 and kind
+N = 128
+ONE = 4 * N * N  # bytes of a matrix
+
+
+@pytest.mark.parametrize(
+    ("call", "peak"),
+    [
+        (lambda x: x @ x, ONE),
+        (lambda x: (x @ x) @ x, 2 * ONE),
+        (lambda x: ((x @ x) @ x) @ x, 2 * ONE),  # the first product is gone when the third begins
+        (lambda x: (x @ x) + (x @ x.T) + (x.T @ x), 3 * ONE),
+        (lambda x: [x @ x for _ in range(5)], 5 * ONE),  # all are held to the end
+        (lambda x: (x @ x).relu_(), ONE),
+        (lambda x: x.T[1:].expand(7, N - 1, N), 0),  # views take nothing
+        (lambda x: (x @ x).double(), ONE + 2 * ONE),
+    ],
+)
+def test_memory_is_the_peak_of_what_a_call_holds(call, peak):
+    x = torch.ones(N, N)
+    for _ in range(2):  # what was freed before is counted again when it is taken again
+        found, kind = measure_memory(lambda: call(x))
+        assert found == peak and "allocator" in kind
+
+
+def test_memory_counts_what_operators_hold_inside():
+    # a convolution in float64 multiplies by the columns of the unfolded image, a tensor that Python never sees
+    net, x = torch.nn.Conv2d(2, 4, 3, bias=False).double(), torch.ones(1, 2, 34, 34, dtype=torch.float64)
+    unfolded, out = 8 * (2 * 3 * 3) * 32 * 32, 8 * 4 * 32 * 32
+    with torch.no_grad():
+        assert measure_memory(lambda: net(x))[0] == pytest.approx(unfolded + out, rel=0.02)
+
+
+def test_memory_that_was_held_before_counts_neither_way(capfd):
+    held = [torch.ones(N, N)]
+    assert measure_memory(lambda: held.append(held.pop() @ torch.ones(N, N)))[0] == 2 * ONE
     with pytest.raises(ZeroDivisionError):
         measure_memory(lambda: 1 / 0)
+    assert measure_memory(lambda: None)[0] == 0
+    assert "profiler_start" not in capfd.readouterr().err
 
 
 def test_a_cost_counts_weights_and_bytes(tmp_path: Path):

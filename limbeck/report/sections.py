@@ -234,7 +234,7 @@ def _costs(costs: Mapping[str, Cost]) -> list[Block]:
         ["parameters", *(count(costs[w].parameters) for w in shown)],
         ["weights in memory", *(bytes_of(costs[w].weight_bytes) for w in shown)],
         ["size on disk", *(_known(costs[w].disk, bytes_of) for w in shown)],
-        [f"memory while it runs{how}", *(_known(costs[w].memory, _seen) for w in shown)],
+        [f"memory while it runs{how}", *(_known(costs[w].memory, bytes_of) for w in shown)],
         ["time for one call (median)", *(_time(costs[w], "median") for w in shown)],
         ["its quartiles", *(f"{_time(costs[w], 'low')} to {_time(costs[w], 'high')}" for w in shown)],
         ["rows of that call", *(str(costs[w].rows) for w in shown)],
@@ -343,11 +343,6 @@ def _provenance(run: Mapping[str, Any]) -> Iterator[Block]:
     for key, caption in captions.items():
         if run.get(key):
             yield _pairs(caption, run[key])
-
-
-def _seen(growth: float) -> str:
-    """Bytes by which memory grew; less than a mebibyte is what the process had to spare, not what the model needs."""
-    return bytes_of(growth) if growth >= 2**20 else "too little to see"
 
 
 def _command(run: Mapping[str, Any]) -> list[Block]:
