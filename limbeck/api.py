@@ -48,6 +48,7 @@ from limbeck.report import formulas, write_report
 from limbeck.report.card import About, write_card
 from limbeck.roles import Role
 from limbeck.run import Run
+from limbeck.trackers import check_trackers, tracked
 
 __all__ = ["compare", "distill", "report", "verify"]
 
@@ -136,6 +137,7 @@ def distill(
     Example:
         `distill("gkd", teacher="./big", student="from-teacher:layers=4", data="rows.jsonl", out="runs/a", steps=500)`
     """
+    check_trackers(trackers)
     recipe = _sized(override(load(recipe_key), set or {}), steps, batch_size)
     specs = {"teacher": teacher, "student": student, **(players or {})}
     job = _open(recipe, {name: str(s) for name, s in specs.items() if s is not None}, data, eval, seed)
@@ -149,8 +151,8 @@ def distill(
     )  # fmt: skip
     path = None if dry_run else Path(out)
     record = _record(job, seed)
-    here = Run(path, record, resume=resume, main=accelerator.is_main_process)
-    with here as run, asking(job.nets, run, accelerator.process_index):
+    here, logged = Run(path, record, resume=resume, main=accelerator.is_main_process), () if dry_run else trackers
+    with here as run, tracked(accelerator, logged), asking(job.nets, run, accelerator.process_index):
         run.update(versions=_versions(), host=_host(), argv=sys.argv, parts=formulas(job.recipe), started=_now())
         loop = Loop(job.recipe, job.nets, dict(job.data), options, run, accelerator, show)
         loop.execute()
@@ -270,12 +272,9 @@ def _accelerator(precision: str, trackers: Sequence[str], out: Path) -> Accelera
         )
     if AcceleratorState._shared_state.get("_mixed_precision", precision) != precision:
         AcceleratorState._reset_state()  # another precision was used before in this process
-    made = Accelerator(
+    return Accelerator(
         cpu=not torch.cuda.is_available(), mixed_precision=precision, log_with=list(trackers) or None, project_dir=out
     )
-    if trackers:
-        made.init_trackers("limbeck")
-    return made
 
 
 def _record(job: Job, seed: int) -> dict[str, Any]:

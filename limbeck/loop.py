@@ -30,6 +30,7 @@ from limbeck.rng import Each, Rng, apart, numbered, seed_torch
 from limbeck.run import Journal, Run
 from limbeck.shard import mesh_of, rebuilt, whole
 from limbeck.step import Guard, Updates
+from limbeck.trackers import track
 
 __all__ = ["Loop", "Options"]
 
@@ -396,8 +397,7 @@ class Loop:
         row = {"stage": path, "step": step, "time": round(time.monotonic() - self.started, 3), **figures}
         self.run.log(row)
         self.progress.show(figures)
-        if self.accelerator.trackers:
-            self.accelerator.log({f"{path}/{k}": v for k, v in figures.items()}, step=step)
+        track(self.accelerator, path, step, figures)
 
     def _steps(self, steps: int) -> int:
         return min(steps, self.options.max_steps) if self.options.max_steps else steps
