@@ -31,6 +31,7 @@ from limbeck.adapters.store import save_player
 from limbeck.adapters.text import check_tokenizers
 from limbeck.beds import Bed, beds, load_bed
 from limbeck.cite import bibtex
+from limbeck.comparison import compare
 from limbeck.data import Source, Table
 from limbeck.describe import describe
 from limbeck.errors import BadData, BadValue, unknown
@@ -409,26 +410,6 @@ def verify(
             claims.write_evidence(evidence)
         out.append(evidence)
     return out
-
-
-def compare(keys: Sequence[str], *, bed: str, seeds: int = 3) -> dict[str, dict[str, list[float]]]:
-    """Run recipes side by side on one bed and measure them by the bed's probes.
-
-    Each runs at the size and with the tuned settings of its claim, where its claim is on this bed.
-
-    Args:
-        keys: the recipes.
-        bed: the bed.
-        seeds: runs of each.
-
-    Returns:
-        Recipe to probe to one figure a seed.
-
-    Raises:
-        UnknownName: no such recipe or bed.
-    """
-    world = load_bed(bed)
-    return {key: claims.figures_on_bed(load(key), world, seeds) for key in keys}
 
 
 def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:

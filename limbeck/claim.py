@@ -163,6 +163,11 @@ def _executed(loop: Loop) -> Loop | NotFinite:
     return loop
 
 
+def truth(bed: Bed, seed: int) -> dict[str, Player]:
+    """The players of a bed as they come, so that probes find the truth whatever players a recipe has."""
+    return {name: Player(name, frozen(), make(seed)) for name, make in bed.players.items()}
+
+
 class Trial:
     """Runs the arms of one claim and remembers what they gave.
 
@@ -175,10 +180,6 @@ class Trial:
     def __init__(self, recipe: Recipe, claim: Claim, say: Callable[[str], None]) -> None:
         self.recipe, self.claim, self.say = recipe, claim, say
         self.bed = load_bed(claim.bed)
-
-    def _truth(self, seed: int) -> dict[str, Player]:
-        """The players of the bed as they come, so that probes find the truth whatever players an arm has."""
-        return {name: Player(name, frozen(), make(seed)) for name, make in self.bed.players.items()}
 
     def figures(self, name: str, tuned: Mapping[str, Any], seeds: Sequence[int], split: str) -> list[dict[str, float]]:
         """Run one arm over seeds and measure it.
@@ -206,7 +207,7 @@ class Trial:
         """The probes on what one run gave."""
         if isinstance(run, NotFinite):
             return dict.fromkeys(self.claim.probes, math.nan)
-        players, data = Players({**self._truth(seed), **run.players}), dict(run.data)
+        players, data = Players({**truth(self.bed, seed), **run.players}), dict(run.data)
         data["test"] = data[split]
         if split != "test":
             data.pop(split, None)
@@ -311,11 +312,12 @@ def conclude(claim: Claim, figures: Figures) -> dict[str, Any]:
     }
 
 
-def tried_on(recipe: Recipe) -> tuple[Claim, Recipe, dict[str, Any]]:
+def tried_on(recipe: Recipe, bed: str = "") -> tuple[Claim, Recipe, dict[str, Any]]:
     """Find where a recipe is tried: in its own claim, or in the first claim that has it as an arm.
 
     Args:
         recipe: any recipe, a baseline too.
+        bed: the key of a bed; a claim on it comes before those on others.
 
     Returns:
         The claim; the recipe at that claim's size, with the arm's settings; and what was tuned for that arm.
@@ -323,37 +325,16 @@ def tried_on(recipe: Recipe) -> tuple[Claim, Recipe, dict[str, Any]]:
     Raises:
         BrokenRecipe: no claim runs it, so that nobody can tell on which bed it works.
     """
+    found: list[tuple[Claim, Recipe, dict[str, Any]]] = []
     for other in (recipe, *(load(key) for key in keys() if key != recipe.key)):
         arms = other.claim.arms if other.claim is not None else {}
         name = next((n for n, arm in arms.items() if (arm.recipe or other.key) == recipe.key), None)
         if name is not None and other.claim is not None:
             sized = arm_recipe(other, arms[name], other.claim.set)
-            return other.claim, sized, (remembered(other.key, other.claim) or {}).get(name, {})
-    raise BrokenRecipe(f"no claim runs {recipe.key}: give it a claim, or make it an arm of one")
-
-
-def figures_on_bed(recipe: Recipe, bed: Bed, seeds: int) -> dict[str, list[float]]:
-    """Run a recipe on a bed and measure it by the bed's probes.
-
-    Args:
-        recipe: runs at the size and with the tuned settings of the claim that tries it, if that is on this bed.
-        bed: the bed.
-        seeds: the number of runs.
-
-    Returns:
-        Probe to one figure a seed.
-    """
-    claim, sized, tuned = tried_on(recipe)
-    here = claim.bed == bed.key
-    chosen = override(sized, tuned) if here else recipe
-    out: dict[str, list[float]] = {name: [] for name in bed.probes}
-    for run in run_arm(chosen, bed, range(seeds), claim.players if here else None):
-        if isinstance(run, NotFinite):
-            raise run
-        run.players.turn("probe")
-        for name, probe in bed.probes.items():
-            out[name].append(float(probe(run.players, run.data)))
-    return out
+            found.append((other.claim, sized, (remembered(other.key, other.claim) or {}).get(name, {})))
+    if not found:
+        raise BrokenRecipe(f"no claim runs {recipe.key}: give it a claim, or make it an arm of one")
+    return min(found, key=lambda tried: tried[0].bed != bed)
 
 
 def _grid(claim: Claim) -> Any:

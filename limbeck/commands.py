@@ -357,15 +357,24 @@ def compare(
     keys: Keys,
     bed: Annotated[str, typer.Option(help="The bed to run on.")],
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each.")] = 3,
+    out: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Where the pictures go; by default compare-BED.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run recipes side by side on a bed."""
+    """Run recipes side by side on a bed, and draw what came of it."""
     wanted = _known(keys)
     with _quiet(as_json):
         from limbeck import api
+        from limbeck.report.compared import headline, summary, write_comparison
 
         found = api.compare(wanted, bed=bed, seeds=seeds)
-    (print_json if as_json else print_plain)(found)
+        if out or not as_json:
+            page = write_comparison(found, out or Path(f"compare-{bed}"))
+            print_plain(summary(found))
+            print(headline(found), page, sep="\n")
+    if as_json:
+        print_json(found.figures)
 
 
 @app.command()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -112,9 +111,8 @@ def _expressions(recipe: Recipe) -> Iterator[Expr]:
 
 def _part(spec: Spec) -> dict[str, Any]:
     """One part: where it is, what it says of itself, its formula and its schema."""
-    about = (inspect.getdoc(spec.fn) or "").split("\n\n")[0]
     schema = {name: {"default": plain(p.default), "type": str(p.annotation)} for name, p in spec.hyper.items()}
-    return {"name": spec.name, "module": spec.fn.__module__, "about": about, "maths": spec.maths, "hyper": schema}
+    return {"name": spec.name, "module": spec.fn.__module__, "about": spec.about, "maths": spec.maths, "hyper": schema}
 
 
 def _claim(recipe: Recipe) -> dict[str, Any]:

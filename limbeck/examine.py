@@ -348,8 +348,9 @@ def examine_on_bed(nets: Mapping[str, nn.Module], bed: Bed, data: Mapping[str, S
         data: its splits.
     """
     qualities = []
+    probes = {who: bed.probes_of(who) for who in nets}
     for name, probe in bed.probes.items():
-        values = {who: float(probe(_seats(nets, who), data)) for who in nets}
+        values = {who: float(probes[who][name](_seats(nets, who), data)) for who in nets}
         qualities.append(figures(name, values, higher_is_better=probe.spec.higher))
     return Examination(qualities=qualities)
 

@@ -94,6 +94,11 @@ class Spec:
         return self.fn.__name__
 
     @property
+    def about(self) -> str:
+        """The first paragraph of the docstring: what it is, in a sentence."""
+        return (inspect.getdoc(self.fn) or "").split("\n\n")[0]
+
+    @property
     def maths(self) -> str:
         """The second paragraph of the docstring: by custom, the formula."""
         paragraphs = (inspect.getdoc(self.fn) or "").split("\n\n")

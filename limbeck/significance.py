@@ -1,7 +1,7 @@
-"""Significance: intervals and paired tests over rows of held-out data.
+"""Significance: intervals and paired tests over rows of held-out data, and over seeds.
 
-Rows are the unit that is resampled: n rows, each with one score per model. What the rows cannot tell is None, never a
-guess.
+Rows are the unit that is resampled: n rows, each with one score per model. Seeds are too few for that: there it is
+Student's t. What rows or seeds cannot tell is None, never a guess.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ __all__ = [
     "mean_of",
     "sign_flip_test",
     "statistic_test",
+    "student_t",
 ]
 
 Floats = NDArray[np.float64]
@@ -223,3 +224,34 @@ def statistic_test(
     drawn = drawn[np.isfinite(drawn)]
     as_far = int((np.abs(drawn - observed) >= abs(observed)).sum())
     return (1 + as_far) / (1 + drawn.size), 1 / (1 + drawn.size)
+
+
+def student_t(figures: ArrayLike, *, level: float = 0.95) -> tuple[Interval, float | None]:
+    """The mean of a few figures, one a run, with Student's interval; and the test that it is 0, for paired differences.
+
+    m +- t_{(1 + level) / 2, n - 1} s / sqrt(n);  p = P(|T_{n-1}| >= |m| sqrt(n) / s)
+
+    Args:
+        figures: (n,) one figure a run, taken as normal and independent.
+        level: the coverage.
+
+    Returns:
+        The mean with its interval, and the two-sided p-value; neither interval nor p for one run, or where all agree.
+
+    Raises:
+        BadData: no figures, or one that is not finite.
+
+    Example:
+        >>> interval, p = student_t([1.0, 2.0, 3.0])
+        >>> print("%.2f from %.2f to %.2f, p = %.3f" % (*interval, p))
+        2.00 from -0.48 to 4.48, p = 0.074
+
+    Source: Student, "The probable error of a mean", Biometrika 6 (1908), https://doi.org/10.2307/2331554.
+    """
+    column = column_of("figures", figures)
+    mean = float(column.mean())
+    if np.ptp(column) <= 1e-12 * np.abs(column).max():
+        return Interval(mean), None
+    test = stats.ttest_1samp(column, 0.0)
+    ends = test.confidence_interval(level)
+    return Interval(mean, float(ends.low), float(ends.high)), float(test.pvalue)

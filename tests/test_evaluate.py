@@ -31,6 +31,7 @@ from limbeck.evaluate import (
     sign_flip_test,
     statistic_test,
 )
+from limbeck.significance import student_t
 
 
 def test_interval_of_a_mean_covers_the_truth_as_often_as_it_says():
@@ -266,6 +267,24 @@ def test_a_broken_file_is_told_by_its_name(tmp_path, text):
         Examination.load(tmp_path)
     with pytest.raises(BadData, match="cannot read"):
         Examination.load(tmp_path / "nowhere")
+
+
+def test_students_interval_holds_the_mean_of_few_figures_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    held = rejected = 0
+    for _ in range(2000):
+        sample = rng.normal(0.3, 2.0, 3)
+        (value, low, high), p = student_t(sample)
+        reference = stats.ttest_1samp(sample, 0.0)
+        assert (value, p) == pytest.approx((sample.mean(), reference.pvalue))
+        held += low <= 0.3 <= high
+        rejected += student_t(sample - 0.3)[1] <= 0.05
+    assert held == pytest.approx(1900, abs=40) and rejected == 2000 - held  # 4 standard errors
+    for same in ([0.7], [0.7, 0.7, 0.7], [0.0, 0.0], [1e-9, 1e-9]):
+        (value, *ends), p = student_t(same)
+        assert value == pytest.approx(same[0]) and [*ends, p] == [None] * 3
+    with pytest.raises(BadData, match="NaN"):
+        student_t([1.0, float("nan")])
 
 
 def test_speed_is_that_of_the_clock():

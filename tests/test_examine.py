@@ -266,3 +266,13 @@ def test_on_a_bed_every_model_sits_in_the_seat_of_the_student() -> None:
             right = (net(test, frozenset({"logits"}))["logits"].argmax(1) == test["y"]).float().mean()  # type: ignore[arg-type]
         assert found["accuracy"].values[who].value == pytest.approx(float(right))
     assert found["accuracy"].higher_is_better
+
+
+def test_a_teacher_that_is_a_flow_is_sampled_by_its_flow() -> None:
+    bed = load_bed("mog25")
+    nets = {"teacher": bed.players["teacher"](0), "after": bed.players["student"](0)}
+    exam = examine_on_bed(nets, bed, bed.data(0))
+    found = {q.name: {who: v.value for who, v in q.values.items()} for q in exam.qualities}
+    # the data themselves have quality 0.989; a student that has learnt nothing is measured by one step, as ever
+    assert found["quality"]["teacher"] == pytest.approx(0.989, abs=0.01) and found["recall"]["teacher"] == 1
+    assert found["quality"]["after"] < 0.5

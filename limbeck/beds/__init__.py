@@ -32,6 +32,8 @@ class Bed:
             (exact teachers, shipped teachers) ignore it.
         data: a function of a seed that returns the splits "train", "valid" and "test", disjoint.
         probes: the measures that make sense here, by name: parts `(players, data)` that read data["test"].
+        samplers: player to how samples are drawn from it when it sits where the student does: parts `(players, batch)`;
+            the student's is that of the probes. Empty where nothing is sampled.
     """
 
     key: str
@@ -39,6 +41,17 @@ class Bed:
     players: Mapping[str, Callable[[int], nn.Module]]
     data: Callable[[int], Mapping[str, Source]]
     probes: Mapping[str, Part] = field(default_factory=dict)
+    samplers: Mapping[str, Part] = field(default_factory=dict)
+
+    def probes_of(self, player: str) -> dict[str, Part]:
+        """The probes as they measure a player that sits where the student does: with its own sampler, if it has one.
+
+        Example:
+            >>> len(load_bed("mog8").probes_of("teacher")["sw2"].children()["draw"].children()["times"])
+            65
+        """
+        draw = self.samplers.get(player)
+        return {n: p.child("draw", draw) if draw and "draw" in p.children() else p for n, p in self.probes.items()}
 
 
 def beds() -> list[str]:

@@ -12,11 +12,14 @@ from limbeck.beds import Bed
 from limbeck.beds._mixture import ExactField, Mixture
 from limbeck.beds._nets import fresh
 from limbeck.data import Table
+from limbeck.parts.flowmap import any_step
+from limbeck.parts.states import few_step
 from limbeck.probes.distribution import mmd, mode_quality, mode_recall, sliced_w2
 from limbeck.rng import derive
 
 __all__ = ["grid", "points_bed", "ring"]
 
+FLOW = any_step(times=tuple(1 - i / 64 for i in range(65)))  # with an exact field, as near to the data as data are
 SPLITS: Mapping[str, int] = {"train": 5_000, "valid": 10_000, "test": 10_000}
 
 
@@ -77,4 +80,5 @@ def points_bed(key: str, about: str, truth: Mixture, teacher: Mixture | None = N
         },
         data=lambda seed: {split: draw(split, seed) for split in SPLITS},
         probes={"sw2": sliced_w2(), "mmd": mmd(), "recall": mode_recall(), "quality": mode_quality()},
+        samplers={"student": few_step(), "teacher": FLOW},
     )

@@ -28,6 +28,7 @@ __all__ = [
     "mmd",
     "mode_quality",
     "mode_recall",
+    "sampled",
     "sliced_w2",
     "sliced_wasserstein",
 ]
@@ -35,8 +36,18 @@ __all__ = [
 ONE_STEP = few_step()
 
 
-def _sampled(players: Players, data: Mapping[str, Source], draw: Expr, rows: int) -> tuple[Tensor, Batch]:
-    """Samples (N, D) of the student and the test rows (columns x, ...) they are compared with."""
+def sampled(players: Players, data: Mapping[str, Source], draw: Expr, rows: int) -> tuple[Tensor, Batch]:
+    """Sample the student once for each of the first rows of the test split, with the noise of that row.
+
+    Args:
+        players: the student that is sampled.
+        data: the test split has a column x.
+        draw: the sampler.
+        rows: how many, at most.
+
+    Returns:
+        Samples (N, D) in float64, and the rows that they are compared with.
+    """
     index = torch.arange(min(rows, len(data["test"])))
     where = next((p.device for player in players.values() for p in player.params), index.device)
     truth = Batch(data["test"].take(index), rng=Rng(("probe",), index)).to(where)
@@ -96,7 +107,7 @@ def sliced_w2(
 
     Source: Bonneel et al., "Sliced and Radon Wasserstein barycenters of measures", 2015.
     """
-    x, truth = _sampled(players, data, draw, rows)
+    x, truth = sampled(players, data, draw, rows)
     u = Rng(("directions",), torch.arange(projections)).normal("u", x.shape[1]).to(x)
     return sliced_wasserstein(x, truth.x.flatten(1).double(), u / u.norm(dim=1, keepdim=True))
 
@@ -155,7 +166,7 @@ def mmd(
 
     Source: Gretton et al., "A kernel two-sample test", 2012, equation 5.
     """
-    x, truth = _sampled(players, data, draw, rows)
+    x, truth = sampled(players, data, draw, rows)
     return gaussian_mmd(x, truth.x.flatten(1).double(), bandwidth)
 
 
@@ -204,7 +215,7 @@ def energy_distance(players: Players, data: Mapping[str, Source], *, draw: Expr 
 
     Source: Székely and Rizzo, "Energy statistics", 2013.
     """
-    x, truth = _sampled(players, data, draw, rows)
+    x, truth = sampled(players, data, draw, rows)
     return energy_gap(x, truth.x.flatten(1).double())
 
 
@@ -244,7 +255,7 @@ def mode_recall(
     Raises:
         UnknownName: the test split has no column x, or none `mode`.
     """
-    x, truth = _sampled(players, data, draw, rows)
+    x, truth = sampled(players, data, draw, rows)
     nearest, near, due = _nearest(x, truth.x.flatten(1).double(), truth.mode)
     held = torch.bincount(nearest[near], minlength=len(due)) / len(x)
     return float((held >= share * due).double().mean())
@@ -268,5 +279,5 @@ def mode_quality(players: Players, data: Mapping[str, Source], *, draw: Expr = O
     Raises:
         UnknownName: the test split has no column x, or none `mode`.
     """
-    x, truth = _sampled(players, data, draw, rows)
+    x, truth = sampled(players, data, draw, rows)
     return float(_nearest(x, truth.x.flatten(1).double(), truth.mode)[1].double().mean())

@@ -101,14 +101,16 @@ class Plot:
 
 @dataclass(frozen=True)
 class Figures:
-    """Drawings side by side."""
+    """Drawings side by side; `file`, beside the page, holds them too."""
 
     tag: ClassVar[str] = "figures"
     plots: Sequence[Plot]
+    file: str = ""
 
     def markdown(self) -> str:
-        """What the drawings say, in words."""
-        return "\n".join(f"- **{cell_of(p.title)}**: {cell_of(p.says)}" for p in self.plots)
+        """What the drawings say, in words, below the file if there is one."""
+        picture = f"![{cell_of(', '.join(p.title for p in self.plots))}]({self.file})\n\n" if self.file else ""
+        return picture + "\n".join(f"- **{cell_of(p.title)}**: {cell_of(p.says)}" for p in self.plots)
 
 
 @dataclass(frozen=True)

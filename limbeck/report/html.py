@@ -16,7 +16,73 @@ from limbeck.report.sections import sections, summary, took
 from limbeck.report.words import headline
 from limbeck.run import write_atomically
 
-__all__ = ["write_report"]
+__all__ = ["Page", "Story", "write_report"]
+
+ROWS = (
+    "Intervals: 95%, bootstrap over rows (Wilson's where all rows agree). Tests: two-sided, paired over rows; ≤ marks "
+    "the smallest p that a test can give."
+)
+
+
+@dataclass(frozen=True)
+class Story:
+    """One thing told: a run, or a comparison."""
+
+    name: str
+    headline: str
+    about: str
+    sections: list[Section]
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page without anything outside it, and the same as Markdown.
+
+    Args:
+        title: what the page is.
+        stories: what it tells.
+        note: how intervals and tests were made.
+        compared: a table of all stories, where there are several.
+    """
+
+    title: str
+    stories: list[Story]
+    note: str = ROWS
+    compared: Table | None = None
+
+    def html(self) -> str:
+        """The page, with its style and its drawings inside."""
+        environment = Environment(
+            loader=PackageLoader("limbeck.report", ""),
+            autoescape=select_autoescape(["j2"]),
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        css = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
+        return environment.get_template("page.html.j2").render(page=self, css=Markup(css))
+
+    def markdown(self) -> str:
+        """The same as Markdown; what drawings say is said in words."""
+        parts = [f"# {cell_of(self.title)}"]
+        if self.compared is not None:
+            parts.append(self.compared.markdown())
+        for story in self.stories:
+            if self.compared is not None:
+                parts.append(f"## {cell_of(story.name)}")
+            parts += [f"**{cell_of(story.headline)}**", cell_of(story.about)]
+            parts += [section.markdown(2 if self.compared is None else 3) for section in story.sections]
+        return "\n\n".join(parts) + "\n"
+
+    def write(self, path: Path) -> Path:
+        """Write the page, and its Markdown beside it under the same name with `.md`; returns the path of the page.
+
+        Raises:
+            RunError: the files cannot be written.
+        """
+        write_atomically(path, self.html().encode())
+        write_atomically(path.with_suffix(".md"), self.markdown().encode())
+        return path
 
 
 def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
@@ -36,29 +102,16 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
     records = [read_run(Path(run)) for run in runs]
     if not records:
         raise BadData("a report needs at least one run directory")
-    page = _place([record.path for record in records], out)
-    stories = [_story(record) for record in records]
     compared = summary(records) if len(records) > 1 else None
     title = f"Distillation with {records[0].recipe}" if len(records) == 1 else f"{len(records)} distillations"
-    write_atomically(page, _html(title, stories, compared).encode())
-    write_atomically(page.with_suffix(".md"), _markdown(title, stories, compared).encode())
-    return page
+    page = Page(title, [_story(record) for record in records], compared=compared)
+    return page.write(_place([record.path for record in records], out))
 
 
 def _place(runs: Sequence[Path], out: Path | None) -> Path:
     if out is None:
         return (runs[0] if len(runs) == 1 else runs[0].resolve().parent) / "report.html"
     return Path(out) if Path(out).suffix == ".html" else Path(out) / "report.html"
-
-
-@dataclass(frozen=True)
-class Story:
-    """One run, told."""
-
-    name: str
-    headline: str
-    about: str
-    sections: list[Section]
 
 
 def _story(record: Record) -> Story:
@@ -70,28 +123,3 @@ def _story(record: Record) -> Story:
         about=f"Run {name}, recipe {record.recipe}, {record.status}{lasted}",
         sections=sections(record),
     )
-
-
-def _html(title: str, stories: list[Story], compared: Table | None) -> str:
-    environment = Environment(
-        loader=PackageLoader("limbeck.report", ""),
-        autoescape=select_autoescape(["j2"]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    css = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
-    template = environment.get_template("page.html.j2")
-    return template.render(title=title, css=Markup(css), stories=stories, compared=compared)
-
-
-def _markdown(title: str, stories: list[Story], compared: Table | None) -> str:
-    parts = [f"# {cell_of(title)}"]
-    if compared is not None:
-        parts.append(compared.markdown())
-    for story in stories:
-        if compared is not None:
-            parts.append(f"## {cell_of(story.name)}")
-        parts += [f"**{cell_of(story.headline)}**", cell_of(story.about)]
-        parts += [section.markdown(2 if compared is None else 3) for section in story.sections]
-    return "\n\n".join(parts) + "\n"

@@ -6,18 +6,24 @@ Classes `teacher`, `before` and `after` colour a model; `ink` and `faint` are te
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from markupsafe import Markup, escape
+from scipy.ndimage import gaussian_filter
 
 from limbeck.evaluate import Calibration, Interval
+from limbeck.report.words import number
+from limbeck.significance import Floats
 
-__all__ = ["curve", "reliability", "ticks", "whisker"]
+__all__ = ["curve", "dots", "reliability", "scatter", "ticks", "whisker"]
 
 WIDTH, HEIGHT = 320, 200
 LEFT, RIGHT, TOP, BOTTOM = 50, 308, 12, 160
 POINTS = 160
+ROW, EDGE, NAME = 36, 12, 34  # of a dot plot: the height of a row, the margin at both sides, letters of a name
+CELLS = 96  # of a density, along each axis
+SHARES = (0.99, 0.7, 0.3)  # of the data, that lie inside the steps of a density
 
 Scale = Callable[[float], float]
 
@@ -66,7 +72,7 @@ def _tick(value: float) -> str:
     return f"{value:g}"
 
 
-def _axes(x: Scale, y: Scale, xs: Sequence[float], ys: Sequence[float], xlabel: str) -> str:
+def _axes(x: Scale, y: Scale, xs: Sequence[float], ys: Sequence[float], xlabel: str, bottom: float = BOTTOM) -> str:
     """Grid lines and labels."""
     out = [
         f'<line class="faint" x1="{LEFT}" x2="{RIGHT}" y1="{y(v):.1f}" y2="{y(v):.1f}"/>'
@@ -74,9 +80,9 @@ def _axes(x: Scale, y: Scale, xs: Sequence[float], ys: Sequence[float], xlabel: 
         for v in ys
     ]
     for v in xs:
-        out.append(f'<text class="ink" text-anchor="middle" x="{x(v):.1f}" y="{BOTTOM + 17}">{_tick(v)}</text>')
+        out.append(f'<text class="ink" text-anchor="middle" x="{x(v):.1f}" y="{bottom + 17}">{_tick(v)}</text>')
     middle = (LEFT + RIGHT) / 2
-    out.append(f'<text class="ink" text-anchor="middle" x="{middle}" y="{HEIGHT - 4}">{escape(xlabel)}</text>')
+    out.append(f'<text class="ink" text-anchor="middle" x="{middle}" y="{bottom + 36}">{escape(xlabel)}</text>')
     return "".join(out)
 
 
@@ -155,3 +161,127 @@ def whisker(of: Interval, low: float, high: float, who: str, *, mark: float | No
         body += f'<line class="{who} line" x1="{x(of.low):.1f}" x2="{x(of.high):.1f}" y1="10" y2="10"/>'
     body += f'<circle class="{who}" cx="{x(of.value):.1f}" cy="10" r="4"/>'
     return Markup('<svg class="whisker" viewBox="0 0 140 20" aria-hidden="true">{}</svg>').format(Markup(body))
+
+
+def dots(
+    title: str,
+    says: str,
+    rows: Mapping[str, tuple[Sequence[float], Interval]],
+    marks: Mapping[str, tuple[str, float]],
+    better: str,
+) -> Markup:
+    """Draw figures in rows: a dot for each, and their mean with its interval.
+
+    The axis shows all dots; intervals and marks that lie far from them are cut off, and the marks' names say so.
+
+    Args:
+        title: the figure's name.
+        says: what it says in words.
+        rows: name of the row to its figures, at least one in all, and their mean.
+        marks: whose ("teacher", "before") to a name and a value at which a line stands.
+        better: "higher" or "lower".
+    """
+    low, high = _span(rows, [value for _, value in marks.values()])
+    x, bottom = _scale(low, high, EDGE, WIDTH - EDGE), 6 + ROW * len(rows)
+    body = ""
+    for v in ticks(low, high, 6):
+        body += _across("faint", x(v), len(rows))
+        body += f'<text text-anchor="middle" x="{x(v):.1f}" y="{bottom + 15}">{_tick(v)}</text>'
+    anchor, at, arrow = ("start", EDGE, "← lower is better")
+    if better == "higher":
+        anchor, at, arrow = ("end", WIDTH - EDGE, "higher is better →")
+    body += f'<text text-anchor="{anchor}" x="{at}" y="{bottom + 32}">{arrow}</text>'
+    for i, (who, (name, value)) in enumerate(marks.items()):
+        y = bottom + 49 + 17 * i
+        outside = ", left of the axis" if value < low else ", right of the axis" if value > high else ""
+        body += f'<line class="{who} line" x1="{EDGE}" x2="{EDGE + 22}" y1="{y - 4}" y2="{y - 4}"/>'
+        body += f'<text x="{EDGE + 28}" y="{y}">{escape(name + outside)}</text>'
+        body += "" if outside else _across(f"{who} line", x(value), len(rows))
+    for i, (name, (values, mean)) in enumerate(rows.items()):
+        body += _row(name, values, mean, x, 6 + ROW * i)
+    return _svg(title, says, body, height=bottom + 40 + 17 * len(marks))
+
+
+def _across(kind: str, at: float, rows: int) -> str:
+    """A line across the dots of every row, which leaves the names free."""
+    tops = [6 + ROW * i for i in range(rows)]
+    return "".join(f'<line class="{kind}" x1="{at:.1f}" x2="{at:.1f}" y1="{t + 14}" y2="{t + 30}"/>' for t in tops)
+
+
+def _span(rows: Mapping[str, tuple[Sequence[float], Interval]], marks: Sequence[float]) -> tuple[float, float]:
+    """The ends of an axis: all figures, and of intervals and marks what lies near them."""
+    values = [v for figures, _ in rows.values() for v in figures]
+    far = [*marks, *(e for _, mean in rows.values() for e in mean if e is not None and math.isfinite(e))]
+    low, high = min(values), max(values)
+    apart = (high - low) or abs(low) / 2 or 1.0
+    left, right = max(low - apart / 2, min([low, *far])), min(high + apart / 2, max([high, *far]))
+    if left == right:
+        left, right = left - apart / 2, right + apart / 2
+    room = 0.03 * (right - left)
+    return left - room, right + room
+
+
+def _row(name: str, values: Sequence[float], mean: Interval, x: Scale, top: float) -> str:
+    """A row of a dot plot: its name and mean above its dots."""
+    shown = name if len(name) <= NAME else f"…{name[1 - NAME :]}"
+    body = f'<text class="name" x="{EDGE}" y="{top + 11}">{escape(shown)}</text>'
+    if mean.low is not None and mean.high is not None:
+        left, right = max(2.0, x(mean.low)), min(WIDTH - 2.0, x(mean.high))
+        body += f'<rect class="band" x="{left:.1f}" y="{top + 16}" width="{right - left:.1f}" height="12"/>'
+    if math.isfinite(mean.value):
+        at = x(mean.value)
+        body += f'<line class="after line" x1="{at:.1f}" x2="{at:.1f}" y1="{top + 16}" y2="{top + 28}"/>'
+        body += f'<text text-anchor="end" x="{WIDTH - EDGE}" y="{top + 11}">{number(mean.value)}</text>'
+    return body + "".join(f'<circle class="after seed" cx="{x(v):.1f}" cy="{top + 22}" r="3.5"/>' for v in values)
+
+
+def scatter(title: str, says: str, points: Floats, truth: Floats, who: str) -> Markup:
+    """Draw samples over the density of the truth, from its own samples.
+
+    Args:
+        title: the figure's name.
+        says: what it says in words.
+        points: (N, 2) samples.
+        truth: (M, 2) samples of the truth; the frame is theirs.
+        who: whose the samples are, for the colour.
+    """
+    centre, half = frame(truth)
+    bottom = TOP + RIGHT - LEFT
+    x = _scale(centre[0] - half, centre[0] + half, LEFT, RIGHT)
+    y = _scale(centre[1] - half, centre[1] + half, bottom, TOP)
+    body = _axes(
+        x, y, ticks(centre[0] - half, centre[0] + half, 5), ticks(centre[1] - half, centre[1] + half, 5), "", bottom
+    )
+    body += _density(truth, centre, half, x, y)
+    inside = points[(np.abs(points - centre) <= half).all(1)]
+    body += "".join(f'<circle class="{who} sample" cx="{x(a):.1f}" cy="{y(b):.1f}" r="1.6"/>' for a, b in inside)
+    return _svg(title, says, body, height=bottom + 24)
+
+
+def frame(truth: Floats) -> tuple[Floats, float]:
+    """The centre (2,) of a square around all of the truth, with room for what strays, and half its side."""
+    low, high = truth.min(0), truth.max(0)
+    return (low + high) / 2, float(0.6 * (high - low).max()) or 1.0
+
+
+def _density(truth: Floats, centre: Floats, half: float, x: Scale, y: Scale) -> str:
+    """Steps of a smoothed histogram, each around its share of the truth."""
+    ends = [(c - half, c + half) for c in centre]
+    counts, xs, ys = np.histogram2d(truth[:, 0], truth[:, 1], bins=CELLS, range=ends)
+    smooth = gaussian_filter(counts, 1.5)
+    order = np.argsort(-smooth, axis=None)
+    held = np.cumsum(counts.ravel()[order]) / counts.sum()
+    steps = [smooth >= smooth.ravel()[order[np.searchsorted(held, share)]] for share in SHARES]
+    return "".join(f'<path class="density" d="{"".join(_runs(inside, x, y, xs, ys))}"/>' for inside in steps)
+
+
+def _runs(inside: np.typing.NDArray[np.bool_], x: Scale, y: Scale, xs: Floats, ys: Floats) -> list[str]:
+    """The cells inside, row by row, neighbours joined to one rectangle."""
+    out = []
+    for j, column in enumerate(inside.T):
+        turns = np.flatnonzero(np.diff(np.concatenate(([0], column.astype(int), [0]))))
+        top, bottom = y(ys[j + 1]), y(ys[j])
+        for start, stop in turns.reshape(-1, 2):
+            left, right = x(xs[start]), x(xs[stop])
+            out.append(f"M{left:.1f} {top:.1f}H{right:.1f}V{bottom:.1f}H{left:.1f}z")
+    return out
