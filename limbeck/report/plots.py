@@ -21,7 +21,7 @@ __all__ = ["curve", "dots", "reliability", "scatter", "ticks", "whisker"]
 WIDTH, HEIGHT = 320, 200
 LEFT, RIGHT, TOP, BOTTOM = 50, 308, 12, 160
 POINTS = 160
-ROW, EDGE, NAME = 36, 12, 34  # of a dot plot: the height of a row, the margin at both sides, letters of a name
+ROW, EDGE, NAME = 36, 20, 34  # of a dot plot: the height of a row, the margin at both sides, letters of a name
 CELLS = 96  # of a density, along each axis
 SHARES = (0.99, 0.7, 0.3)  # of the data, that lie inside the steps of a density
 

@@ -45,7 +45,7 @@ def sheet(heading: str, plots: Sequence[Plot]) -> str:
         row = list(zip(plots, drawings, sizes, strict=True))[start : start + columns]
         for k, (plot, drawing, (w, h)) in enumerate(row):
             left = GAP + k * (w + GAP)
-            _text(root, plot.title, left + 12, top + 14, 14, colours["ink"])
+            _text(root, plot.title, left + 20, top + 14, 14, colours["ink"])
             drawing.attrib.update(x=f"{left:g}", y=f"{top + 20:g}", width=f"{w:g}", height=f"{h:g}")
             root.append(_dressed(drawing, rules))
         top += 20 + GAP + max(h for _, _, (_, h) in row)
