@@ -152,8 +152,9 @@ def distill(
     )  # fmt: skip
     path = None if dry_run else Path(out)
     record = _record(job, seed)
-    here, logged = Run(path, record, resume=resume, main=accelerator.is_main_process), () if dry_run else trackers
-    with here as run, tracked(accelerator, logged), asking(job.nets, run, accelerator.process_index):
+    here = Run(path, record, resume=resume, main=accelerator.is_main_process)
+    logged = tracked(accelerator, () if dry_run else trackers)
+    with here as run, logged, asking(job.nets, run, accelerator.process_index):
         run.update(versions=_versions(), host=_host(), argv=sys.argv, parts=formulas(job.recipe), started=_now())
         loop = Loop(job.recipe, job.nets, dict(job.data), options, run, accelerator, show)
         loop.execute()
