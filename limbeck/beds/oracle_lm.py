@@ -20,7 +20,6 @@ from limbeck.players import Player
 from limbeck.probes.enumerated import (
     coverage,
     prefix_kl,
-    sequence_entropy,
     sequence_kl_forward,
     sequence_kl_reverse,
     typical_mass,
@@ -116,7 +115,6 @@ bed = Bed(
         "sequence_kl_forward": sequence_kl_forward(),
         "sequence_kl_reverse": sequence_kl_reverse(),
         "prefix_kl": prefix_kl(),
-        "sequence_entropy": sequence_entropy(),
         "typical_mass": typical_mass(),
         "coverage": coverage(),
     },

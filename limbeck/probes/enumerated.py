@@ -101,7 +101,7 @@ def _asked(data: Mapping[str, Source]) -> tuple[Tensor, int]:
     return tokens_BT[:, :prompt].unique(dim=0), length - prompt
 
 
-def _both(players: Players, data: Mapping[str, Source]) -> tuple[Tree, Tree]:
+def both(players: Players, data: Mapping[str, Source]) -> tuple[Tree, Tree]:
     prompts, n = _asked(data)
     return enumerated(players["teacher"], prompts, n), enumerated(players["student"], prompts, n)
 
@@ -118,7 +118,7 @@ def sequence_kl_forward(players: Players, data: Mapping[str, Source]) -> float:
 
     Source: Kim and Rush, "Sequence-Level Knowledge Distillation", arXiv:1606.07947, section 3.2.
     """
-    teacher, student = _both(players, data)
+    teacher, student = both(players, data)
     return float(relative_entropy(teacher.sequences, student.sequences).mean())
 
 
@@ -134,7 +134,7 @@ def sequence_kl_reverse(players: Players, data: Mapping[str, Source]) -> float:
 
     Source: Gu et al., "MiniLLM", arXiv:2306.08543, equation 1.
     """
-    teacher, student = _both(players, data)
+    teacher, student = both(players, data)
     return float(relative_entropy(student.sequences, teacher.sequences).mean())
 
 
@@ -150,7 +150,7 @@ def prefix_kl(players: Players, data: Mapping[str, Source]) -> float:
 
     Source: the on-policy objective of Agarwal et al., arXiv:2306.13649, equation 3, with the forward divergence.
     """
-    teacher, student = _both(players, data)
+    teacher, student = both(players, data)
     n = len(student.tokens)
     at = [
         (student.prefixes(t).exp() * relative_entropy(teacher.tokens[t], student.tokens[t])).sum(-1) for t in range(n)
@@ -194,7 +194,7 @@ def typical_mass(players: Players, data: Mapping[str, Source], *, mass: float = 
         BadValue: there are more than 2^23 completions.
         BadData: the test rows differ in the length of prompt or completion.
     """
-    teacher, student = _both(players, data)
+    teacher, student = both(players, data)
     inside = _typical(teacher.sequences, mass)
     return float((student.sequences.exp() * inside).sum(-1).mean())
 
@@ -214,6 +214,6 @@ def coverage(players: Players, data: Mapping[str, Source], *, share: float = 0.2
         BadValue: there are more than 2^23 completions.
         BadData: the test rows differ in the length of prompt or completion.
     """
-    teacher, student = _both(players, data)
+    teacher, student = both(players, data)
     p, q = teacher.sequences.exp(), student.sequences.exp()
     return float((p * (q >= share * p)).sum(-1).mean())
