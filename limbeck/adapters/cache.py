@@ -5,11 +5,10 @@
     index           the heads of all blocks, so that opening reads no more than them
     .lock           held while a block is written
 
-A block is a head, a directory and the rows that were asked together; head and directory have one checksum, each row its
-own. A row is found by a hash of its tokens and of which of them are targets: so order, padding and splits of the data
-do not matter, and a row that occurs twice is stored once. Blocks are only ever appended, in the files first and in the
-index after that. What a crash cut short is not whole, and is cut away before the next block is written; a block that is
-whole but missing in the index is found again.
+A row is found by a hash of its tokens and of which of them are targets: so order, padding and splits of the data do not
+matter, and a row that occurs twice is stored once. Blocks (see `limbeck.adapters.blocks`) are only ever appended, in
+the files first and in the index after that. What a crash cut short is not whole, and is cut away before the next block
+is written; a block that is whole but missing in the index is found again.
 
 About 200 bytes of memory are taken for each row.
 
@@ -27,31 +26,23 @@ import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from limbeck.adapters.packing import Array, Flat, Grid, unpack
+from limbeck.adapters.blocks import Block, Row, Totals, blocks, join
+from limbeck.adapters.packing import Flat, Grid, unpack
 from limbeck.errors import BadData, BadValue, Mismatch
 from limbeck.run import write_atomically, writing
 
-__all__ = ["About", "Row", "TargetCache", "read_about", "row_keys"]
+__all__ = ["About", "TargetCache", "read_about", "row_keys"]
 
 FORMAT = 1
 SHARD = 2**30  # bytes after which another file is begun
-MAGIC = b"LBT1"
-BINS = 64  # of the mass that is not kept: bin b holds 2^(-(b + 1) / 2) to 2^(-b / 2)
-HEAD = np.dtype(
-    [
-        ("magic", "S4"), ("check", "<u4"), ("shard", "<u4"), ("rows", "<u4"), ("start", "<u8"), ("size", "<u8"),
-        ("tokens", "<u8"), ("mass", "<f8"), ("kl", "<f8"), ("tails", "<u4", (BINS,)),
-    ]
-)  # fmt: skip
-ENTRY = np.dtype([("key", "<u8", (2,)), ("at", "<u8"), ("size", "<u4"), ("tokens", "<u4"), ("check", "<u4")])
 MEND = "copy it again; or delete it and fill the cache again, which asks the teacher for its rows alone"
 
 
@@ -66,6 +57,9 @@ class About:
         weights: the hash of its weights.
         targets: the kind of targets and its numbers.
         step: nats between log-probabilities that are told apart (see `Grid`).
+
+    Raises:
+        BadValue: a step out of range.
     """
 
     tokenizer: str
@@ -75,15 +69,14 @@ class About:
     targets: Mapping[str, Any]
     step: float = 1 / 16
 
+    def __post_init__(self) -> None:
+        Grid(self.step)
+
     @property
     def grid(self) -> Grid:
-        """How log-probabilities are stored.
-
-        Raises:
-            BadValue: a step out of range.
-        """
+        """How log-probabilities are stored."""
         drawn = "draws" in self.targets
-        counted = drawn and self.targets["alpha"] == 1
+        counted = drawn and self.targets.get("alpha") == 1
         return Grid(self.step, self.targets["draws"] if counted else 0, whole=not drawn)
 
     def check(self, other: About, path: Path) -> None:
@@ -96,39 +89,12 @@ class About:
         Raises:
             Mismatch: another tokenizer, teacher, kind of targets or step.
         """
+        called = {"weights": "teacher", "targets": "kind of targets"}
         for name in ("tokenizer", "vocabulary", "weights", "targets", "step"):
-            mine, theirs = getattr(self, name), getattr(other, name)
-            if mine != theirs:
-                what = "teacher" if name == "weights" else name
-                held, new = (f"{a.teacher} ({a.weights})" if name == "weights" else getattr(a, name)
-                             for a in (self, other))  # fmt: skip
-                raise Mismatch(f"{path} holds targets of another {what}: {held} there, {new} here; choose another one")
-
-
-class Row(NamedTuple):
-    """A row to be stored: its key, its packed targets, the mass that each token keeps (n,), and the sum of their KL."""
-
-    key: bytes
-    packed: bytes
-    mass: Array
-    kl: float
-
-
-class Block(NamedTuple):
-    """The head of a block and its directory."""
-
-    head: Any
-    entries: Array
-
-    @property
-    def raw(self) -> bytes:
-        """The bytes of both."""
-        return bytes(self.head.tobytes() + self.entries.tobytes())
-
-    @property
-    def end(self) -> int:
-        """Where the block ends in its file."""
-        return int(self.head["start"] + self.head["size"])
+            held, new = (f"{a.teacher} ({a.weights})" if name == "weights" else getattr(a, name) for a in (self, other))
+            if getattr(self, name) != getattr(other, name):
+                what = f"targets of another {called.get(name, name)}: {held} there, {new} here"
+                raise Mismatch(f"{path} holds {what}; choose another directory")
 
 
 def row_keys(batch: Mapping[str, Any]) -> list[bytes]:
@@ -157,27 +123,6 @@ def row_keys(batch: Mapping[str, Any]) -> list[bytes]:
         hashlib.blake2b(t[:e].tobytes() + np.packbits(m[:e]).tobytes(), digest_size=16).digest() if e else b""
         for t, m, e in zip(tokens, mask, ends, strict=True)
     ]
-
-
-@dataclass
-class Totals:
-    """Sums over blocks, from which the report is made."""
-
-    tokens: int = 0
-    size: int = 0
-    mass: float = 0.0
-    kl: float = 0.0
-    tails: Array = field(default_factory=lambda: np.zeros(BINS, np.int64))
-    keys: Array = field(default_factory=lambda: np.zeros(2, np.uint64))
-
-    def add(self, block: Block) -> None:
-        """Add what a block says of itself."""
-        self.tokens += int(block.head["tokens"])
-        self.size += int(block.head["size"]) + len(block.raw)
-        self.mass += float(block.head["mass"])
-        self.kl += float(block.head["kl"])
-        self.tails += block.head["tails"]
-        self.keys += block.entries["key"].sum(0, dtype=np.uint64)
 
 
 class TargetCache:
@@ -224,7 +169,6 @@ class TargetCache:
 
     def _found(self, about: About) -> None:
         """Begin a cache where there is none."""
-        assert about.grid
         if (self.path / "cache.json").exists():
             return
         if self.path.exists() and [p for p in os.listdir(self.path) if not p.startswith(".")]:
@@ -245,14 +189,8 @@ class TargetCache:
             over the other tokens; None for random draws, which stand for p in the mean only) and data, a fingerprint
             of the rows in whatever order.
         """
-        sums = self._totals
-        tokens = max(1, sums.tokens)
-        tenth = int(np.searchsorted(sums.tails.cumsum(), 0.1 * sums.tokens))
-        return {
-            "rows": len(self), "tokens": sums.tokens, "bytes_per_token": round(sums.size / tokens, 2),
-            "mass": round(sums.mass / tokens, 6), "mass_p10": round(1 - 2.0 ** (-tenth / 2), 6),
-            "kl": round(sums.kl / tokens, 6) if self.about.grid.whole else None, "data": sums.keys.tobytes().hex(),
-        }  # fmt: skip
+        figures = {"rows": len(self), **self._totals.report()}
+        return figures if self.about.grid.whole else {**figures, "kl": None}
 
     def __str__(self) -> str:
         r = self.report()
@@ -287,7 +225,7 @@ class TargetCache:
         place = bisect.bisect_right(self._firsts, number) - 1
         block = self._blocks[place]
         entry = block.entries[number - self._firsts[place]]
-        shard, at, size = int(block.head["shard"]), int(block.head["start"] + entry["at"]), int(entry["size"])
+        at, size, shard = int(block.head["start"] + entry["at"]), int(entry["size"]), block.shard
         content = self._view(shard)[at : at + size]
         if len(content) < size or zlib.crc32(content) != entry["check"]:
             raise BadData(f"{self._file(shard)}, row {number}: its bytes do not match their checksum; {MEND}")
@@ -314,14 +252,15 @@ class TargetCache:
         Raises:
             BadData: a row that the cache does not hold, or one that is damaged.
         """
-        wanted = [key for key in row_keys(batch) if key]
-        missing = [key for key in wanted if key not in self._numbers]
+        keys = row_keys(batch)
+        missing = [row for row, key in enumerate(keys) if key and key not in self]
         if missing:
+            first = int(batch["index"][missing[0]]) if "index" in batch else missing[0]
             raise BadData(
-                f"{self.path} does not hold {len(missing)} of {len(wanted)} rows that are asked for: fill it with "
-                f"them by cache:{self.path}:TEACHER; answers that a student gives anew need the teacher itself"
+                f"{self.path} does not hold {len(missing)} of {len(keys)} rows that are asked for, the first of them "
+                f"row {first}: cache:{self.path}:TEACHER fills it; what a student says anew needs the teacher itself"
             )
-        rows = [self.packed(self._numbers[key]) for key in wanted]
+        rows = [self.packed(self._numbers[key]) for key in keys if key]
         flat = unpack([content for content, _ in rows], [n for _, n in rows], self.about.grid)
         return _padded(flat, batch["mask"].cpu())
 
@@ -341,32 +280,18 @@ class TargetCache:
             new = list({row.key: row for row in rows if row.key not in self}.values())
             if not new:
                 return
-            block, content = self._block(new)
-            _append(self._file(int(block.head["shard"])), content)
+            block, content = join(new, *self._place())
+            _append(self._file(block.shard), content)
             _append(self.path / "index", block.raw)
             self._add(block)
             self._indexed += len(block.raw)
             self._say()
 
-    def _block(self, rows: Sequence[Row]) -> tuple[Block, bytes]:
-        """Rows as a block at the end of the last file, or at the beginning of a new one."""
+    def _place(self) -> tuple[int, int]:
+        """Where the next block goes: the end of the last file, or the beginning of a new one."""
         shard = max(self._shards(), default=0)
-        start = self._size(shard)
-        if start >= SHARD:
-            shard, start = shard + 1, 0
-        sizes = np.array([len(row.packed) for row in rows])
-        entries = np.zeros(len(rows), ENTRY)
-        entries["key"] = np.frombuffer(b"".join(row.key for row in rows), "<u8").reshape(-1, 2)
-        entries["at"] = HEAD.itemsize + entries.nbytes + sizes.cumsum() - sizes
-        entries["size"], entries["tokens"] = sizes, [len(row.mass) for row in rows]
-        entries["check"] = [zlib.crc32(row.packed) for row in rows]
-        mass = np.concatenate([row.mass for row in rows])
-        size = HEAD.itemsize + entries.nbytes + int(sizes.sum())
-        kl = sum(row.kl for row in rows)
-        head = np.array([(MAGIC, 0, shard, len(rows), start, size, len(mass), mass.sum(), kl, _bins(mass))], HEAD)[0]
-        head["check"] = _check(head, entries)
-        block = Block(head, entries)
-        return block, b"".join((block.raw, *(row.packed for row in rows)))
+        size = self._size(shard)
+        return (shard, size) if size < SHARD else (shard + 1, 0)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -391,19 +316,19 @@ class TargetCache:
         self._firsts.append(first)
         self._blocks.append(block)
         self._stored += len(block.entries)
-        self._numbers.update(zip(_keys(block.entries), range(first, self._stored), strict=True))
-        self._ends[int(block.head["shard"])] = block.end
+        self._numbers.update(zip(block.keys, range(first, self._stored), strict=True))
+        self._ends[block.shard] = block.end
         self._totals.add(block)
 
     def _load(self) -> list[Block]:
         """Read the rest of the index, then what is whole in the files but missing in the index, which is returned."""
-        for block in _blocks(_tail(self.path / "index", self._indexed)):
+        for block in blocks(_tail(self.path / "index", self._indexed)):
             self._add(block)
             self._indexed += len(block.raw)
         found = []
         for shard in (s for s in self._shards() if s >= max(self._ends, default=0)):
             end = self._ends.get(shard, 0)
-            for block in _blocks(_tail(self._file(shard), end), whole=True):
+            for block in blocks(_tail(self._file(shard), end), whole=True):
                 self._add(block)
                 found.append(block)
         return found
@@ -417,7 +342,7 @@ class TargetCache:
         found = self._load()
         lost, index = self._lost(), self.path / "index"
         if lost:
-            kept = [b for b in self._blocks if b.end <= self._size(int(b.head["shard"]))]
+            kept = [b for b in self._blocks if b.end <= self._size(b.shard)]
             self._forget()
             for block in kept:
                 self._add(block)
@@ -467,65 +392,6 @@ def _padded(flat: Flat, mask_BT: Tensor) -> dict[str, Tensor]:
     columns["tail"] = torch.zeros(mask_BT.shape)
     columns["tail"][mask_BT] = torch.from_numpy(flat.tail).float()
     return columns
-
-
-# -- blocks -----------------------------------------------------------------------------------------------------------
-
-
-def _blocks(content: bytes, whole: bool = False) -> Iterator[Block]:
-    """The blocks at the beginning of a stretch of bytes, up to the first that is not complete and sound.
-
-    Args:
-        content: of an index; or of a file of rows, where the rows lie between the heads.
-        whole: the rows are there and are to be checked too.
-    """
-    at = 0
-    while (block := _block_at(content, at)) is not None:
-        size = int(block.head["size"]) if whole else len(block.raw)
-        if at + size > len(content) or (whole and not _sound(block, content[at : at + size])):
-            return
-        yield block
-        at += size
-
-
-def _block_at(content: bytes, at: int) -> Block | None:
-    body = at + HEAD.itemsize
-    if body > len(content) or content[at : at + len(MAGIC)] != MAGIC:
-        return None
-    head = np.frombuffer(content, HEAD, 1, at)[0]
-    if body + int(head["rows"]) * ENTRY.itemsize > len(content):
-        return None
-    block = Block(head, np.frombuffer(content, ENTRY, int(head["rows"]), body))
-    return block if _check(*block) == head["check"] else None
-
-
-def _check(head: Any, entries: Array) -> int:
-    """The checksum of a head and its directory."""
-    bare = head.copy()
-    bare["check"] = 0
-    return zlib.crc32(bare.tobytes() + entries.tobytes())
-
-
-def _sound(block: Block, content: bytes) -> bool:
-    """Whether every row of a block matches its checksum."""
-    spans = block.entries[["at", "size", "check"]].tolist()
-    return all(zlib.crc32(content[at : at + size]) == check for at, size, check in spans)
-
-
-def _keys(entries: Array) -> list[bytes]:
-    raw = entries["key"].tobytes()
-    return [raw[i : i + 16] for i in range(0, len(raw), 16)]
-
-
-def _bins(mass: Array) -> Array:
-    """How many tokens lose 2^(-(b + 1) / 2) to 2^(-b / 2) of their mass, for each bin b.
-
-    Example:
-        >>> _bins(np.array([0.0, 0.6, 1.0])).nonzero()[0].tolist()
-        [0, 2, 63]
-    """
-    lost = np.clip(1 - mass, 2.0**-40, 1.0)
-    return np.bincount(np.clip(np.floor(-2 * np.log2(lost)), 0, BINS - 1).astype(np.int64), minlength=BINS)
 
 
 # -- files ------------------------------------------------------------------------------------------------------------

@@ -23,7 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.adapters.cache import About, Row, TargetCache, read_about, row_keys
+from limbeck.adapters.blocks import Row
+from limbeck.adapters.cache import About, TargetCache, read_about, row_keys
 from limbeck.adapters.packing import pack, unpack
 from limbeck.batch import Batch
 from limbeck.errors import BadValue, Mismatch, unknown
@@ -31,7 +32,7 @@ from limbeck.part import Part
 from limbeck.parts.sparse import Captured, capture, sampled, top_k, top_p
 from limbeck.parts.transcript import take
 
-__all__ = ["Recalled", "about_teacher", "only_remembers", "open_recalled", "weights_hash"]
+__all__ = ["Recalled", "about_teacher", "behind", "only_remembers", "open_recalled", "weights_hash"]
 
 KINDS = {spec.name: spec for spec in (top_k, top_p, sampled)}
 FORM = re.compile(r"cache:(?:(\w+=[^:]*):)?([^:]+)(?::(.+))?")
@@ -47,18 +48,27 @@ class Recalled(nn.Module):
         teacher: the net that fills it; None to answer from the cache alone. What else is asked of it, it answers.
 
     Attributes:
+        lists: that its distributions are lists of some tokens.
         family: the hash of the tokenizer's family.
         vocab: the number of tokens.
         tokenizer: that of the teacher, if it is there.
+
+    Raises:
+        UnknownName: a cache of a kind of targets that this version does not know.
     """
+
+    lists = True
 
     def __init__(self, cache: TargetCache, teacher: nn.Module | None = None) -> None:
         super().__init__()
         self.cache, self.teacher = cache, teacher
         self.family, self.vocab = cache.about.tokenizer, cache.about.vocabulary
         self.tokenizer = getattr(teacher, "tokenizer", None)
-        hyper = {name: value for name, value in cache.about.targets.items() if name != "kind"}
-        self.targets: Part = KINDS[cache.about.targets["kind"]](**hyper)
+        hyper = dict(cache.about.targets)
+        kind = str(hyper.pop("kind", ""))
+        if kind not in KINDS:
+            raise unknown("kind of targets", kind, KINDS, where=str(cache.path))
+        self.targets: Part = KINDS[kind](**hyper)
 
     def __getattr__(self, name: str) -> Any:
         """Reach what the teacher has: its end tokens, its context, its path."""
@@ -127,6 +137,11 @@ class Recalled(nn.Module):
 def only_remembers(net: Any) -> bool:
     """Whether a net is a cache without its teacher: it has sparse targets, and can be asked for nothing else."""
     return isinstance(net, Recalled) and net.teacher is None
+
+
+def behind(net: nn.Module) -> nn.Module:
+    """The teacher behind a cache, if there is one; any other net itself."""
+    return net.teacher if isinstance(net, Recalled) and net.teacher is not None else net
 
 
 def _rows(keys: list[bytes], tokens: list[int], found: Captured, about: About) -> list[Row]:

@@ -28,7 +28,7 @@ from limbeck.adapters.data import Images, Records
 from limbeck.adapters.encoder import Encoder
 from limbeck.adapters.lora import open_adapter, with_lora
 from limbeck.adapters.modules import from_factory
-from limbeck.adapters.recalled import Recalled, open_recalled
+from limbeck.adapters.recalled import behind, open_recalled
 from limbeck.adapters.sentence import Sentence, read_modules
 from limbeck.adapters.seq2seq import Seq2Seq
 from limbeck.adapters.surgery import parse_sizes, shrink
@@ -92,7 +92,7 @@ def open_player(
     if spec.startswith("from-teacher"):
         if teacher is None:
             raise BadValue(f"{spec!r} needs a teacher that is a model directory")
-        return shrink(teacher, **parse_sizes(spec))
+        return shrink(behind(teacher), **parse_sizes(spec))
     if spec.startswith("bed:") or spec in beds():
         players = load_bed(spec.removeprefix("bed:")).players
         if role not in players:
@@ -228,8 +228,7 @@ def read_for(net: nn.Module, rows: Any, context: int | None = None, drop_long: b
     Example:
         `source = read_for(open_player("./student"), open_data("prompts.jsonl"))`
     """
-    if isinstance(net, Recalled) and net.teacher is not None:
-        net = net.teacher
+    net = behind(net)
     tokenizer = getattr(net, "tokenizer", None)
     if not isinstance(rows, Records) or tokenizer is None:
         if isinstance(rows, Images) and tokenizer is not None:
