@@ -4,9 +4,9 @@ The logits are synthetic: over 151,936 tokens, log p = -1.4 log rank + 0.5 noise
 anew for every token, so that ids are as expensive as they can be (those of a language model cluster, and take less).
 The tail falls as that of a small language model on running text does: its 50 most probable tokens lie 1.4 nats above
 the last of them in the mean. Errors are |log p read - log p| over the kept tokens, in nats, each token alike and
-weighted by p. Where DistillKit is installed, its presets stand beside ours, as shipped and with `normalize_t`; our reads
-find the rows, check them and lay them out as columns, DistillKit's are its decompression alone. Reads are counted per
-second of one processor.
+weighted by p. Where DistillKit is installed, its presets stand beside ours, as shipped and with `normalize_t`. Our
+reads find the rows, check them and lay them out as columns, DistillKit's are its decompression alone; tokens are
+counted per second of one processor.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from limbeck.adapters.blocks import Row
 from limbeck.adapters.cache import About, TargetCache, row_keys
 from limbeck.adapters.packing import pack
 from limbeck.part import Part
-from limbeck.parts.sparse import Sparse, sampled, top_k, top_p
+from limbeck.parts.sparse import Sparse, drawn, likeliest, nucleus
 from limbeck.rng import Rng
 
 V, ROWS, TOKENS, REPEATS = 151_936, 8, 64, 20
@@ -35,8 +35,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "Qwen3-235B": {"k": 128, "exact_k": 32, "polynomial_terms": [0, 1, 2], "delta_encoding": True},
 }
 OURS: tuple[tuple[Part, float], ...] = (
-    (top_k(k=50), 1 / 16), (top_k(k=64), 1 / 16), (top_k(k=128), 1 / 16), (top_k(k=128), 1 / 64), (top_p(), 1 / 16),
-    (sampled(draws=50), 1 / 16),
+    *((likeliest(k=k), step) for k, step in ((50, 1 / 16), (64, 1 / 16), (128, 1 / 16), (128, 1 / 64))),
+    (nucleus(), 1 / 16), (drawn(draws=50), 1 / 16),
 )  # fmt: skip
 
 
@@ -84,7 +84,7 @@ def ours(logp: Tensor, targets: Part, step: float) -> list[str]:
     mask = batch()["mask"]
     each, weighed = errors(read["ids"][mask], read["logp"][mask], logp)
     kept = float((read["logp"][mask] > -torch.inf).sum()) / len(logp)
-    random = targets.spec is sampled  # its weights are counts of draws, and come back as they were
+    random = targets.spec is drawn  # its weights are counts of draws, and come back as they were
     shown = ["exact", "exact"] if random else [f"{each:.4f}", f"{weighed:.4f}"]
     name = f"`{targets.spec.name}({', '.join(f'{k}={v}' for k, v in targets.hyper)})`"
     return [name if random else f"{name}, step {step:g}", f"{kept:.1f}", f"{size:.1f}", *shown, f"{per_second:,.0f}"]

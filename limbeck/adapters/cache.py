@@ -171,8 +171,11 @@ class TargetCache:
         """Begin a cache where there is none."""
         if (self.path / "cache.json").exists():
             return
-        if self.path.exists() and [p for p in os.listdir(self.path) if not p.startswith(".")]:
-            raise BadValue(f"{self.path} holds other things than a cache of targets; choose a new directory")
+        others = self.path.is_file() or (
+            self.path.exists() and not all(p.startswith(".") for p in os.listdir(self.path))
+        )
+        if others:
+            raise BadValue(f"{self.path} is or holds something else than a cache of targets; choose a new directory")
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         with self._locked():

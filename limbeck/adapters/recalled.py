@@ -29,12 +29,12 @@ from limbeck.adapters.packing import pack, unpack
 from limbeck.batch import Batch
 from limbeck.errors import BadValue, Mismatch, unknown
 from limbeck.part import Part
-from limbeck.parts.sparse import Captured, capture, sampled, top_k, top_p
+from limbeck.parts.sparse import Captured, capture, drawn, likeliest, nucleus
 from limbeck.parts.transcript import take
 
 __all__ = ["Recalled", "about_teacher", "behind", "only_remembers", "open_recalled", "weights_hash"]
 
-KINDS = {spec.name: spec for spec in (top_k, top_p, sampled)}
+KINDS = {spec.name: spec for spec in (likeliest, nucleus, drawn)}
 FORM = re.compile(r"cache:(?:(\w+=[^:]*):)?([^:]+)(?::(.+))?")
 FORMS = "cache:DIR, cache:DIR:TEACHER, cache:k=64:DIR:TEACHER"
 WANTS = ("ids", "logp", "tail")
@@ -69,6 +69,7 @@ class Recalled(nn.Module):
         if kind not in KINDS:
             raise unknown("kind of targets", kind, KINDS, where=str(cache.path))
         self.targets: Part = KINDS[kind](**hyper)
+        self.eval()
 
     def __getattr__(self, name: str) -> Any:
         """Reach what the teacher has: its end tokens, its context, its path."""
@@ -76,6 +77,16 @@ class Recalled(nn.Module):
         if teacher is None or name.startswith("_") or name == "teacher":
             return super().__getattr__(name)
         return getattr(teacher, name)
+
+    def train(self, mode: bool = True) -> Recalled:
+        """Stand still.
+
+        Raises:
+            BadValue: it is to learn, which would change nothing that it says.
+        """
+        if mode:
+            raise BadValue(f"{self.cache.path} is what a teacher said once, and cannot learn; give the model itself")
+        return super().train(False)
 
     def check(self, reader: Any) -> None:
         """Refuse a student that numbers tokens otherwise.
@@ -214,7 +225,7 @@ def about_teacher(net: Any, name: str, targets: Any = None, step: float = 1 / 16
     """
     if not isinstance(getattr(net, "vocab", None), int):
         raise BadValue(f"{name} is no causal language model ({type(net).__name__}): there are no token targets to keep")
-    targets = top_k() if targets is None else targets
+    targets = likeliest() if targets is None else targets
     if isinstance(targets, Part):
         targets = {"kind": targets.spec.name, **dict(targets.hyper)}
     return About(getattr(net, "family", ""), net.vocab, name, weights_hash(net), targets, step)

@@ -17,14 +17,15 @@ from torch import Tensor
 
 from limbeck.batch import Batch
 from limbeck.errors import BadValue, NotFinite
-from limbeck.kernels.fused import rows_of_chunk
 from limbeck.kernels.head import TokenHead
 from limbeck.part import Part, part
 from limbeck.players import Players
 
-__all__ = ["Captured", "Sparse", "Uniform", "capture", "captured", "sampled", "top_k", "top_p"]
+__all__ = ["Captured", "Sparse", "Uniform", "capture", "captured", "drawn", "likeliest", "nucleus"]
 
 Uniform = Callable[[int], Tensor]
+
+LOGITS = 2**25  # logits that are held at a time
 
 
 class Sparse(NamedTuple):
@@ -59,7 +60,7 @@ def _kept(logp_NV: Tensor, ids_NK: Tensor, values_NK: Tensor, keep_NK: Tensor) -
 
 
 @part
-def top_k(logp: Tensor, uniform: Uniform, *, k: int = 64) -> Sparse:
+def likeliest(logp: Tensor, uniform: Uniform, *, k: int = 64) -> Sparse:
     """Keep the most probable tokens.
 
     {v : p_v is among the k largest}; what is learned from them alone is biased, since the tail has no shape
@@ -73,17 +74,17 @@ def top_k(logp: Tensor, uniform: Uniform, *, k: int = 64) -> Sparse:
         BadValue: k is below 1.
 
     Example:
-        >>> top_k(k=2)(torch.tensor([[0.2, 0.5, 0.3]]).log(), None).ids
+        >>> likeliest(k=2)(torch.tensor([[0.2, 0.5, 0.3]]).log(), None).ids
         tensor([[1, 2]])
     """
     if k < 1:
-        raise BadValue(f"top_k needs k >= 1, got {k}")
+        raise BadValue(f"likeliest needs k >= 1, got {k}")
     values_NK, ids_NK = logp.topk(min(k, logp.shape[-1]), -1)
     return _kept(logp, ids_NK, values_NK, values_NK > -torch.inf)
 
 
 @part
-def top_p(logp: Tensor, uniform: Uniform, *, p: float = 0.98, k: int = 100) -> Sparse:
+def nucleus(logp: Tensor, uniform: Uniform, *, p: float = 0.98, k: int = 100) -> Sparse:
     """Keep the smallest set of most probable tokens that holds a share of the mass, at most k of them.
 
     {v_1, ..., v_n}, n the least with p_1 + ... + p_n >= p, or k if that is less
@@ -98,13 +99,13 @@ def top_p(logp: Tensor, uniform: Uniform, *, p: float = 0.98, k: int = 100) -> S
         BadValue: p outside (0, 1], or k below 1.
 
     Example:
-        >>> top_p(p=0.6)(torch.tensor([[0.1, 0.5, 0.2, 0.2]]).log(), None).logp.exp()
+        >>> nucleus(p=0.6)(torch.tensor([[0.1, 0.5, 0.2, 0.2]]).log(), None).logp.exp()
         tensor([[0.5000, 0.2000, 0.0000, 0.0000]])
 
     Source: the nucleus, Holtzman et al., arXiv:1904.09751, section 3.1.
     """
     if not 0 < p <= 1 or k < 1:
-        raise BadValue(f"top_p needs p in (0, 1] and k >= 1, got p={p:g}, k={k}")
+        raise BadValue(f"nucleus needs p in (0, 1] and k >= 1, got p={p:g}, k={k}")
     values_NK, ids_NK = logp.topk(min(k, logp.shape[-1]), -1)
     mass_NK = values_NK.double().exp()
     inside_NK = (mass_NK.cumsum(-1) - mass_NK < p) & (values_NK > -torch.inf)
@@ -112,7 +113,7 @@ def top_p(logp: Tensor, uniform: Uniform, *, p: float = 0.98, k: int = 100) -> S
 
 
 @part
-def sampled(logp: Tensor, uniform: Uniform, *, draws: int = 50, alpha: float = 1.0) -> Sparse:
+def drawn(logp: Tensor, uniform: Uniform, *, draws: int = 50, alpha: float = 1.0) -> Sparse:
     """Keep a random sample whose mean is the whole distribution.
 
     x_1, ..., x_S ~ q, q_v = p_v^alpha / sum_w p_w^alpha, and the target t_v = (p_v / q_v) #{s : x_s = v} / S: E t = p
@@ -132,7 +133,7 @@ def sampled(logp: Tensor, uniform: Uniform, *, draws: int = 50, alpha: float = 1
     Source: Anshumann et al., "Sparse Logit Sampling", arXiv:2503.16870, random sampling knowledge distillation.
     """
     if not 1 <= draws <= 32767 or alpha <= 0:
-        raise BadValue(f"sampled needs 1 <= draws <= 32767 and alpha > 0, got draws={draws}, alpha={alpha:g}")
+        raise BadValue(f"drawn needs 1 <= draws <= 32767 and alpha > 0, got draws={draws}, alpha={alpha:g}")
     # two numbers a draw: 23 bits of one are too few for tokens that are rarer than 2^-23
     high_NS, low_NS = uniform(2 * draws).double().chunk(2, -1)
     logq_NV = (alpha * logp.double()).log_softmax(-1)
@@ -179,7 +180,7 @@ def capture(head: TokenHead, targets: Part, uniform: Uniform) -> Captured:
         NotFinite: a logit is NaN or +infinite.
     """
     pieces: list[Captured] = []
-    rows = rows_of_chunk(head)
+    rows = max(1, LOGITS // head.size)
     for start, logits in enumerate(head.chunks(rows)):
         here = slice(start * rows, start * rows + len(logits))
         logp_NV = logits.log_softmax(-1)

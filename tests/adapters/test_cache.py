@@ -22,7 +22,7 @@ from limbeck.adapters.packing import Grid, pack, unpack
 from limbeck.errors import BadData, BadValue, Mismatch, RunError
 from tests.test_resume import in_child
 
-ABOUT = About("family", 100, "./big", "0123", {"kind": "top_k", "k": 3})
+ABOUT = About("family", 100, "./big", "0123", {"kind": "likeliest", "k": 3})
 
 
 def batch_of(number: int) -> dict[str, torch.Tensor]:
@@ -263,7 +263,9 @@ def test_a_cut_or_lost_file_is_named_and_its_rows_are_asked_again(
             TargetCache(tmp_path / "c")
         cache = TargetCache(tmp_path / "c", ABOUT)
         assert len(cache) == 9 and holds(cache, 3) and rows_of(1)[0].key not in cache
-        with pytest.raises(BadData, match="does not hold 3 of 4 rows that are asked for, the first of them row 0: cache:"):
+        with pytest.raises(
+            BadData, match="does not hold 3 of 4 rows that are asked for, the first of them row 0: cache:"
+        ):
             cache.read(batch_of(1))
         cache.append(rows_of(1))
         assert all(holds(TargetCache(tmp_path / "c"), n) for n in range(4))
@@ -308,7 +310,7 @@ def test_a_writer_sees_what_another_wrote_meanwhile(tmp_path: Path) -> None:
     [
         ({"tokenizer": "other"}, "another tokenizer: family there, other here"),
         ({"weights": "4567", "teacher": "./two"}, r"another teacher: \./big \(0123\) there, \./two \(4567\) here"),
-        ({"targets": {"kind": "top_k", "k": 4}}, "another kind of targets: .* there, .*4} here"),
+        ({"targets": {"kind": "likeliest", "k": 4}}, "another kind of targets: .* there, .*4} here"),
         ({"vocabulary": 99}, "another vocabulary: 100 there, 99 here"),
         ({"step": 0.5}, "another step: 0.0625 there, 0.5 here"),
     ],
@@ -346,8 +348,11 @@ def test_what_is_no_cache_is_refused(tmp_path: Path, content: str | None, says: 
         TargetCache(path)
 
 
-def test_a_directory_of_other_things_is_left_alone(tmp_path: Path) -> None:
+def test_other_things_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_text("mine")
-    with pytest.raises(BadValue, match="holds other things than a cache of targets"):
-        TargetCache(tmp_path, ABOUT)
+    for path in (tmp_path, tmp_path / "model.safetensors"):
+        with pytest.raises(BadValue, match="is or holds something else than a cache of targets"):
+            TargetCache(path, ABOUT)
     assert contents(tmp_path) == {"model.safetensors": b"mine"}
+    with pytest.raises(BadData, match="is no cache of targets"):
+        TargetCache(tmp_path / "model.safetensors")

@@ -33,7 +33,7 @@ from limbeck.data import Source, batch_of
 from limbeck.errors import BadData, BadValue, Mismatch, UnknownName
 from limbeck.loop import Loop, Options
 from limbeck.parts.rollout import sample
-from limbeck.parts.sparse import captured, sampled, top_k, top_p
+from limbeck.parts.sparse import captured, drawn, likeliest, nucleus
 from limbeck.players import Player
 from limbeck.recipe import Make, Recipe
 from limbeck.roles import cached, frozen
@@ -110,7 +110,7 @@ def words(tmp_path: Path) -> Path:
 
 def test_a_row_is_asked_for_once_and_answered_without_the_teacher_ever_after(tmp_path: Path) -> None:
     net = Counting()
-    teacher = player(recalled(tmp_path / "c", net, top_k(k=5)))
+    teacher = player(recalled(tmp_path / "c", net, likeliest(k=5)))
     first = teacher(some(Rows(), 0, 1, 2, 1), "ids", "logp", "tail")
     assert net.asked == 3
     again = teacher(some(Rows(), 1, 2, 3, 7), "ids", "logp", "tail")
@@ -119,26 +119,28 @@ def test_a_row_is_asked_for_once_and_answered_without_the_teacher_ever_after(tmp
     alone = player(Recalled(TargetCache(tmp_path / "c")))
     for a, b in zip(alone(some(Rows(), 0, 1, 2, 1), "ids", "logp", "tail"), first, strict=True):
         assert torch.equal(a, b)
-    with pytest.raises(BadData, match=r"c does not hold 1 of 2 rows .*, the first of them row 9: cache:.*c:TEACHER fills it"):
+    with pytest.raises(
+        BadData, match=r"c does not hold 1 of 2 rows .*, the first of them row 9: cache:.*c:TEACHER fills it"
+    ):
         alone(some(Rows(), 0, 9), "ids")
 
 
 def test_what_is_remembered_is_what_the_teacher_says(tmp_path: Path) -> None:
     net, batch = Counting(), some(Rows(), *range(12))
-    ids, logp, tail = player(recalled(tmp_path / "c", net, top_k(k=6), step=1 / 256))(batch, "ids", "logp", "tail")
+    ids, logp, tail = player(recalled(tmp_path / "c", net, likeliest(k=6), step=1 / 256))(batch, "ids", "logp", "tail")
     with torch.no_grad():
         truth = net(batch, frozenset({"logits"}))["logits"].log_softmax(-1)
     for b, t in batch["mask"].nonzero().tolist():
-        values, likeliest = truth[b, t - 1].topk(6)
-        order = likeliest.argsort()
-        assert ids[b, t].tolist() == likeliest[order].tolist()
+        values, best = truth[b, t - 1].topk(6)
+        order = best.argsort()
+        assert ids[b, t].tolist() == best[order].tolist()
         torch.testing.assert_close(logp[b, t], values[order], atol=1 / 256 + 1e-3, rtol=0)
         torch.testing.assert_close(tail[b, t].exp(), 1 - values.exp().sum(), atol=1e-3, rtol=0)
 
 
 def test_the_report_is_the_distance_to_what_is_read(tmp_path: Path) -> None:
     net, batch = Counting(), some(Rows(), *range(45))
-    net = recalled(tmp_path / "c", net, top_p(p=0.5, k=9))
+    net = recalled(tmp_path / "c", net, nucleus(p=0.5, k=9))
     ids, logp, tail = player(net)(batch, "ids", "logp", "tail")
     with torch.no_grad():
         p = net.teacher(batch, frozenset({"logits"}))["logits"].double().softmax(-1)  # type: ignore[misc]
@@ -158,7 +160,7 @@ def test_the_report_is_the_distance_to_what_is_read(tmp_path: Path) -> None:
 
 
 def test_counts_of_draws_survive_the_disk_exactly(tmp_path: Path) -> None:
-    net = recalled(tmp_path / "c", Counting(), sampled(draws=30))
+    net = recalled(tmp_path / "c", Counting(), drawn(draws=30))
     _, logp, tail = player(net)(some(Rows(), *range(20)), "ids", "logp", "tail")
     mask = some(Rows(), *range(20))["mask"]
     counts = 30 * logp.double().exp()
@@ -172,7 +174,7 @@ def test_the_draws_of_a_row_are_its_own(tmp_path: Path) -> None:
     found = []
     for chunk in (4, 50):
         path = tmp_path / str(chunk)
-        fill(path, tmp_path / f"run{chunk}", Counting(), chunk=chunk, targets=sampled(draws=20))
+        fill(path, tmp_path / f"run{chunk}", Counting(), chunk=chunk, targets=drawn(draws=20))
         found.append(player(Recalled(TargetCache(path)))(some(Rows(), *range(50)), "ids", "logp"))
     assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
 
@@ -214,8 +216,8 @@ def test_a_student_of_another_tokenizer_is_refused(tmp_path: Path) -> None:
 def test_a_kind_of_targets_that_is_not_known_is_refused(tmp_path: Path) -> None:
     recalled(tmp_path / "c", Counting())
     said = (tmp_path / "c" / "cache.json").read_text()
-    (tmp_path / "c" / "cache.json").write_text(said.replace("top_k", "top_q"))
-    with pytest.raises(UnknownName, match=r"unknown kind of targets 'top_q' in .*c; did you mean 'top_k'\?"):
+    (tmp_path / "c" / "cache.json").write_text(said.replace("likeliest", "likeliestt"))
+    with pytest.raises(UnknownName, match=r"unknown kind of targets 'likeliestt' in .*c; did you mean 'likeliest'\?"):
         open_player(f"cache:{tmp_path / 'c'}")
 
 
@@ -225,14 +227,14 @@ def test_what_has_no_tokens_is_refused() -> None:
 
 
 def test_teachers_that_are_formulas_are_remembered_too(tmp_path: Path) -> None:
-    net = recalled(tmp_path / "c", oracle(0), top_k(k=6), step=1 / 1024)
+    net = recalled(tmp_path / "c", oracle(0), likeliest(k=6), step=1 / 1024)
     batch = Batch({"tokens": torch.tensor([[0, 3, 5, 1]]), "mask": torch.tensor([[False, True, True, True]])})
     ids, logp = player(net)(batch, "ids", "logp")
     truth = oracle(0)(batch, frozenset({"logits"}))["logits"]
     assert ids[0, 1:].tolist() == [[*range(6)]] * 3
     torch.testing.assert_close(logp[0, 1:], truth[0, :-1], atol=2e-3, rtol=0)
     with pytest.raises(Mismatch, match="another teacher"):
-        recalled(tmp_path / "c", oracle(1), top_k(k=6), step=1 / 1024)
+        recalled(tmp_path / "c", oracle(1), likeliest(k=6), step=1 / 1024)
 
 
 # -- everything else --------------------------------------------------------------------------------------------------
@@ -255,6 +257,13 @@ def batch_rng() -> Any:
     return Batch({"x": torch.zeros(1)}).rng
 
 
+def test_what_was_said_once_does_not_learn(tmp_path: Path) -> None:
+    net = recalled(tmp_path / "c", Counting())
+    assert not net.training and not net.teacher.training  # type: ignore[union-attr]
+    with pytest.raises(BadValue, match="c is what a teacher said once, and cannot learn; give the model itself"):
+        Player("student", frozen(), net).turn("x", True)
+
+
 def test_a_cache_alone_says_that_it_has_nothing_else(tmp_path: Path) -> None:
     recalled(tmp_path / "c", Counting())
     alone = open_player(f"cache:{tmp_path / 'c'}")
@@ -273,14 +282,14 @@ def test_a_cache_alone_says_that_it_has_nothing_else(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "targets", "step"),
     [
-        ("", {"kind": "top_k", "k": 64}, 1 / 16),
-        ("k=8:", {"kind": "top_k", "k": 8}, 1 / 16),
-        ("p=0.9:", {"kind": "top_p", "p": 0.9, "k": 100}, 1 / 16),
-        ("p=0.9,k=8:", {"kind": "top_p", "p": 0.9, "k": 8}, 1 / 16),
-        ("draws=20:", {"kind": "sampled", "draws": 20, "alpha": 1.0}, 1 / 16),
-        ("draws=20,alpha=0.5:", {"kind": "sampled", "draws": 20, "alpha": 0.5}, 1 / 16),
-        ("step=0.25:", {"kind": "top_k", "k": 64}, 0.25),
-        ("k=8,step=0.25:", {"kind": "top_k", "k": 8}, 0.25),
+        ("", {"kind": "likeliest", "k": 64}, 1 / 16),
+        ("k=8:", {"kind": "likeliest", "k": 8}, 1 / 16),
+        ("p=0.9:", {"kind": "nucleus", "p": 0.9, "k": 100}, 1 / 16),
+        ("p=0.9,k=8:", {"kind": "nucleus", "p": 0.9, "k": 8}, 1 / 16),
+        ("draws=20:", {"kind": "drawn", "draws": 20, "alpha": 1.0}, 1 / 16),
+        ("draws=20,alpha=0.5:", {"kind": "drawn", "draws": 20, "alpha": 0.5}, 1 / 16),
+        ("step=0.25:", {"kind": "likeliest", "k": 64}, 0.25),
+        ("k=8,step=0.25:", {"kind": "likeliest", "k": 8}, 0.25),
     ],
 )
 def test_a_source_says_what_is_kept(tmp_path: Path, settings: str, targets: dict[str, Any], step: float) -> None:
@@ -329,7 +338,7 @@ def fill(path: Path, run: Path, net: nn.Module, chunk: int = 8, targets: Any = N
     return made
 
 
-@pytest.mark.parametrize("targets", [top_k(k=5), sampled(draws=20)], ids=["top_k", "sampled"])
+@pytest.mark.parametrize("targets", [likeliest(k=5), drawn(draws=20)], ids=["likeliest", "drawn"])
 def test_a_stage_that_is_killed_ends_with_the_same_bytes_and_asks_nothing_twice(tmp_path: Path, targets: Any) -> None:
     whole = fill(tmp_path / "whole", tmp_path / "run", Counting(), targets=targets)
     assert whole.teacher.asked == 44  # type: ignore[union-attr]  # five rows repeat others, one has no target
