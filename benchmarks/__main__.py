@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import loop
+from benchmarks import cache, loop
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
@@ -17,7 +17,7 @@ def main() -> None:
     torch.set_num_threads(1)
     lines = ["# Benchmarks", "", f"`make bench`, one thread of {platform.machine()}, torch {torch.__version__}.", ""]
     lines += ["## The loop", "", (loop.__doc__ or "").strip(), "", f"Medians of {loop.REPEATS} interleaved pairs.", ""]
-    lines += loop.table()
+    lines += [*loop.table(), "", "## The cache of the teacher", "", (cache.__doc__ or "").strip(), "", *cache.table()]
     print("\n".join(lines))
     PAGE.write_text("\n".join(lines) + "\n")
 

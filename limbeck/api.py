@@ -24,6 +24,7 @@ from torch import nn
 from limbeck import claim as claims
 from limbeck.adapters.causal_lm import CausalLM
 from limbeck.adapters.data import hold_out, open_data
+from limbeck.adapters.recalled import Recalled, only_remembers
 from limbeck.adapters.remote import Remote, asking
 from limbeck.adapters.sentence import Sentence
 from limbeck.adapters.source import open_player, read_for
@@ -161,6 +162,9 @@ def distill(
         ended = loop.gather()
         if path is not None and accelerator.is_main_process:
             _finish(job, ended, loop.data, path, seed, show)
+        for net in job.nets.values():
+            if isinstance(net, Recalled):
+                show.note(str(net.cache))
         run.update(finished=_now())
     if dry_run:
         show.note(f"dry run: one step of each stage works, with {memory()}; nothing was written to {out}")
@@ -235,6 +239,9 @@ def _read(job: Job, data: str, eval: str | None) -> Job:
     theirs, mine = (getattr(job.nets.get(name), "tokenizer", None) for name in ("teacher", "student"))
     if theirs is not None and mine is not None:
         job.notes += check_tokenizers(theirs, mine)
+    for net in job.nets.values():
+        if isinstance(net, Recalled):
+            net.check(reader)
     servers = [net for net in job.nets.values() if isinstance(net, Remote)]
     for server in servers:
         server.listen(reader)
@@ -344,6 +351,7 @@ def _examined(job: Job, players: Players, path: Path, seed: int) -> Examination 
     device = next(players.student.module.parameters()).device  # type: ignore[union-attr]
     fresh = _open(job.recipe, job.specs, job.bed.key, None, seed).nets if job.bed else _reopened(job, seed)
     nets = {"teacher": players.teacher.module} if "teacher" in players else {}
+    nets = {who: net for who, net in nets.items() if not only_remembers(net)}
     nets |= {"before": fresh["student"], "after": players.student.module}
     for net in nets.values():
         net.to(device).eval()  # type: ignore[union-attr]

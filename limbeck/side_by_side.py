@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from limbeck.adapters.causal_lm import CausalLM
 from limbeck.adapters.chat import read_row, request_of, tokenise
 from limbeck.adapters.encoder import Encoder
+from limbeck.adapters.recalled import only_remembers
 from limbeck.adapters.remote import Remote
 from limbeck.adapters.sentence import Sentence, encode
 from limbeck.adapters.source import open_player
@@ -51,8 +52,7 @@ def side_by_side(run: Path) -> tuple[str, Callable[[str], dict[str, str]]]:
         nets = {"teacher": open_player(given["teacher"], role="teacher")} | nets
         if isinstance(nets["teacher"], Remote):
             nets["teacher"].listen(nets["student"])
-    for net in nets.values():
-        net.eval()
+    nets = {who: net.eval() for who, net in nets.items() if not only_remembers(net)}
     ask = next((work for kind, work in ASK.items() if isinstance(nets["student"], kind)), None)
     if ask is None:
         raise BadData(f"{run}: a student of kind {type(nets['student']).__name__} does not answer text")

@@ -34,6 +34,7 @@ SECTION = re.compile(r"^(Args|Returns|Raises|Example|Source):[ ]*(.*)$")
 KINDS = {
     ("players", "batch", "weight"): "token loss",
     ("players", "batch", "state"): "step", ("at",): "schedule", ("params",): "optimiser", ("players", "data"): "probe",
+    ("logp", "uniform"): "target",
 }  # fmt: skip
 Page = tuple[str, str]  # path below docs, text
 

@@ -7,6 +7,7 @@ package.module:factory       a function or class without required arguments
 NAME or bed:NAME             the player of that role in a bed
 lora:./model                 any of these with low-rank weights that learn; `lora:rank=8:./model` sets their rank
 from-teacher:layers=6,width=0.5   a smaller copy of the teacher; of a BERT encoder also `embedding=64`
+cache:DIR, cache:DIR:./big   a teacher's sparse targets from a cache, filled by the teacher (see `adapters.recalled`)
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from limbeck.adapters.data import Images, Records
 from limbeck.adapters.encoder import Encoder
 from limbeck.adapters.lora import open_adapter, with_lora
 from limbeck.adapters.modules import from_factory
+from limbeck.adapters.recalled import behind, open_recalled
 from limbeck.adapters.remote import open_remote
 from limbeck.adapters.sentence import Sentence, read_modules
 from limbeck.adapters.seq2seq import Seq2Seq
@@ -40,7 +43,7 @@ __all__ = ["open_directory", "open_player", "read_for"]
 
 FORMS = (
     "a model directory, owner/name of the hub, http://HOST/v1#MODEL, package.module:factory, a bed, "
-    "from-teacher:layers=6, lora:SOURCE"
+    "from-teacher:layers=6, lora:SOURCE, cache:DIR"
 )
 FACTORY = re.compile(r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*")
 LORA = re.compile(r"lora:(?:rank=(\d+):)?(.+)")
@@ -81,17 +84,19 @@ def open_player(
     spec = str(spec)
     if spec.lower().startswith(("http://", "https://")):
         return open_remote(spec)
+    again = partial(
+        open_player, role=role, teacher=teacher, seed=seed, dtype=dtype, trust_remote_code=trust_remote_code
+    )
     if low := LORA.fullmatch(spec):
-        inner = open_player(
-            low[2], role=role, teacher=teacher, seed=seed, dtype=dtype, trust_remote_code=trust_remote_code
-        )
-        return with_lora(inner, rank=int(low[1] or 16), seed=seed)
+        return with_lora(again(low[2]), rank=int(low[1] or 16), seed=seed)
+    if spec.startswith("cache:"):
+        return open_recalled(spec, again)
     if Path(spec).is_dir():
         return open_directory(Path(spec), dtype, trust_remote_code)
     if spec.startswith("from-teacher"):
         if teacher is None:
             raise BadValue(f"{spec!r} needs a teacher that is a model directory")
-        return shrink(teacher, **parse_sizes(spec))
+        return shrink(behind(teacher), **parse_sizes(spec))
     if spec.startswith("bed:") or spec in beds():
         players = load_bed(spec.removeprefix("bed:")).players
         if role not in players:
@@ -230,6 +235,7 @@ def read_for(
     Example:
         `source = read_for(open_player("./student"), open_data("prompts.jsonl"))`
     """
+    net = behind(net)
     tokenizer = getattr(net, "tokenizer", None)
     if not isinstance(rows, Records) or tokenizer is None:
         if isinstance(rows, Images) and tokenizer is not None:
