@@ -1,26 +1,40 @@
-"""Run every benchmark and write docs/benchmarks.md."""
+"""Run benchmarks and write docs/benchmarks.md: all of them, or those named, whose sections alone are replaced."""
 
 from __future__ import annotations
 
 import platform
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import torch
 
-from benchmarks import cache, loop
+from benchmarks import cache, divergence, loop
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+TITLES = {"loop": "The loop", "divergence": "Token divergences", "cache": "The cache of the teacher"}
 
 
-def main() -> None:
+def section(name: str, module: ModuleType) -> str:
+    """Measure and tell one benchmark."""
+    torch.set_num_threads(module.THREADS)
+    how = f"`python -m benchmarks {name}`, {module.THREADS} thread{'s' * (module.THREADS > 1)} of {platform.machine()}"
+    medians = f"medians of {module.REPEATS} interleaved repeats"
+    lines = [f"## {TITLES[name]}", "", (module.__doc__ or "").strip(), ""]
+    return "\n".join([*lines, f"{how}, torch {torch.__version__}; {medians}.", "", *module.table()])
+
+
+def main(*names: str) -> None:
     """Measure, print and write."""
-    torch.set_num_threads(1)
-    lines = ["# Benchmarks", "", f"`make bench`, one thread of {platform.machine()}, torch {torch.__version__}.", ""]
-    lines += ["## The loop", "", (loop.__doc__ or "").strip(), "", f"Medians of {loop.REPEATS} interleaved pairs.", ""]
-    lines += [*loop.table(), "", "## The cache of the teacher", "", (cache.__doc__ or "").strip(), "", *cache.table()]
-    print("\n".join(lines))
-    PAGE.write_text("\n".join(lines) + "\n")
+    text = PAGE.read_text() if PAGE.exists() else ""
+    known = {part.partition("\n")[0]: part.rstrip() for part in text.split("\n## ")[1:]}
+    for name, module in (("loop", loop), ("divergence", divergence), ("cache", cache)):
+        if not names or name in names:
+            known[TITLES[name]] = section(name, module).removeprefix("## ")
+            print(known[TITLES[name]])
+    head = "# Benchmarks\n\n`make bench` runs them all; each section names the command that runs it alone.\n"
+    PAGE.write_text(head + "".join(f"\n## {known[t]}\n" for t in TITLES.values() if t in known))
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

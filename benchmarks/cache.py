@@ -28,7 +28,7 @@ from limbeck.part import Part
 from limbeck.parts.sparse import Sparse, drawn, likeliest, nucleus
 from limbeck.rng import Rng
 
-V, ROWS, TOKENS, REPEATS = 151_936, 8, 64, 20
+V, ROWS, TOKENS, REPEATS, THREADS = 151_936, 8, 64, 20, 1
 PRESETS: dict[str, dict[str, Any]] = {
     "budget": {"k": 50, "exact_k": 1, "exact_dtype": "bfloat16", "polynomial_terms": [0, 1, "sqrt"]},
     "recommended": {"k": 128, "exact_k": 16, "exact_dtype": "bfloat16", "polynomial_terms": [0, 1, 2, 3, 4, "sqrt"]},

@@ -24,6 +24,7 @@ from limbeck.recipe import Learn, Phase, Recipe
 from limbeck.roles import frozen, learning
 
 REPEATS = 5
+THREADS = 1
 
 
 def net(width: int, seed: int) -> nn.Module:

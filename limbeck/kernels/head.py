@@ -131,7 +131,15 @@ class TokenHead:
             tensor([[2., 0.]])
         """
         head = self.cast()
-        raw = F.linear(head.hidden if rows is None else head.hidden[rows], head.weight, head.bias)
+        return self.finish(F.linear(head.hidden if rows is None else head.hidden[rows], head.weight, head.bias))
+
+    def finish(self, raw: Tensor) -> Tensor:
+        """Turn products of hidden states and matrix (..., V) into logits, in float32 or better.
+
+        Example:
+            >>> TokenHead(torch.eye(2), torch.eye(2), scale=2.0).finish(torch.tensor([1.0, 3.0]))
+            tensor([2., 6.])
+        """
         return cap(raw if raw.dtype == torch.float64 else raw.float(), self.scale, self.softcap)
 
     def chunks(self, rows: int) -> Iterator[Tensor]:
