@@ -41,7 +41,9 @@ class Buckets:
         self._others = logits.scatter(-1, self.ids, -torch.inf)
         self._log_others = self._others.logsumexp(-1, keepdim=True)
         self.log_q = torch.cat((own, self._log_others), -1).log_softmax(-1)
-        self.log_p = torch.cat((logp, log_rest(logp, self._log_others[:, 0])[:, None]), -1)
+        # a list of the whole vocabulary leaves no rest, whatever its rounding says
+        rest = log_rest(logp, self._log_others[:, 0]).masked_fill(listed.sum(-1) == logits.shape[-1], -torch.inf)
+        self.log_p = torch.cat((logp, rest[:, None]), -1)
 
     def spread(self, slope: Tensor) -> Tensor:
         """Turn derivatives by the outcomes' logits (N, K + 1) into those by the tokens' logits (N, V).
