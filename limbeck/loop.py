@@ -19,15 +19,16 @@ from torch import Tensor, nn
 
 from limbeck.batch import Batch, Moment
 from limbeck.checkpoint import load_latest, save_checkpoint
-from limbeck.data import Source, Table, batch_of, rows_of_step
+from limbeck.data import Source, batch_of, rows_of_step
 from limbeck.errors import BadData, BadValue, unknown
+from limbeck.making import make
 from limbeck.part import Expr, Part
 from limbeck.players import Players, build
-from limbeck.processes import Interrupt, anywhere, from_all, from_main, share, sum_counts
+from limbeck.processes import Interrupt, anywhere, share, sum_counts
 from limbeck.progress import Progress
 from limbeck.recipe import Learn, Make, Measure, Phase, Recipe, Repeat, Solve, Stage, Sub, walk
 from limbeck.rng import Each, Rng, apart, numbered, seed_torch
-from limbeck.run import Journal, Run
+from limbeck.run import Run
 from limbeck.shard import mesh_of, rebuilt, whole
 from limbeck.step import Guard, Updates
 from limbeck.trackers import track
@@ -207,48 +208,10 @@ class Loop:
         self.done.append(mark)
 
     def _make(self, stage: Make, path: str) -> None:
-        source, journal = self._data(stage.data, path), self.run.journal(path)
-        chunks: list[dict[str, Any]] = []
-        self.players.turn(path)
-        size = stage.chunk or len(source)
-        pieces = [slice(at, min(at + size, len(source))) for at in range(0, len(source), size)]
-        pieces = pieces[: self.options.max_steps or None]
-        together = self.accelerator.num_processes  # chunks at a time: one a process
-        for first in self.progress.track(path, range(0, len(pieces), together)):
-            chunks += self._chunks(
-                stage, path, source, journal, pieces, range(first, min(first + together, len(pieces)))
-            )
-            if anywhere(self.accelerator, stop=self.interrupt.asked)["stop"]:
-                raise KeyboardInterrupt(f"stopped in stage {path} after chunk {len(chunks)}")
-        columns = _joined(chunks)
-        if not any(map(len, columns.values())):
-            raise BadData(f"stage {path} kept no row of {stage.data!r}: nothing is left to learn from")
-        self.data[stage.into] = Table(columns)
-
-    def _chunks(
-        self, stage: Make, path: str, source: Source, journal: Journal, pieces: list[slice], numbers: range
-    ) -> list[dict[str, Any]]:
-        """Chunks of a *make* stage, one made by each process, or read where they were made before."""
-        main = self.accelerator.is_main_process
-        known = from_main([journal.read(n) if main else None for n in numbers], self.accelerator)
-        if all(chunk is not None for chunk in known):
-            return list(known)
-        place = min(self.accelerator.process_index, len(numbers) - 1)  # a sharded net needs every process to run it
-        mine = known[place]
-        if mine is None or self.options.shard:
-            piece = pieces[numbers[place]]
-            rows = torch.arange(piece.start, piece.stop)
-            batch = replace(batch_of(source, rows), rng=Rng((self.options.seed, path), rows)).to(self.device)
-            with torch.no_grad():
-                mine = dict(stage.rows(self.players, batch).to("cpu").columns)
-        made = from_all(mine, self.accelerator)[: len(numbers)]
-        for n, old, new in zip(numbers, known, made, strict=True):
-            if old is None and main:
-                journal.write(n, new)
-        return made
+        self.data[stage.into] = make(stage, self, path)
 
     def _solve(self, stage: Solve, path: str) -> None:
-        source = self._data(stage.data, path)
+        source = self.source(stage.data, path)
         start, state = self._begin(path, {})
         for step in self.progress.track(path, range(start, self._steps(stage.steps)), start=start):
             at = Moment(step, stage.steps)
@@ -276,7 +239,7 @@ class Loop:
 
     def _learn(self, stage: Learn, path: str) -> None:
         self._check(stage)
-        source = self._data(stage.data, path)
+        source = self.source(stage.data, path)
         steps = stage.steps or math.ceil(stage.epochs * len(source) / stage.batch_size)
         learners = sorted({name for phase in stage.phases for name in phase.learns})
         start, state = self._begin(path, {}, stage.fresh)
@@ -402,7 +365,16 @@ class Loop:
     def _steps(self, steps: int) -> int:
         return min(steps, self.options.max_steps) if self.options.max_steps else steps
 
-    def _data(self, name: str, path: str) -> Source:
+    def source(self, name: str, path: str) -> Source:
+        """The data of a name.
+
+        Args:
+            name: a split, or what an earlier stage made.
+            path: the stage that asks.
+
+        Raises:
+            UnknownName: there is none.
+        """
         if name not in self.data:
             raise unknown("data", name, self.data, where=f"stage {path}")
         return self.data[name]
@@ -460,17 +432,3 @@ def _snapshot(net: nn.Module | None) -> dict[str, Tensor]:
 def _grown(answer: tuple[str, dict[str, Any]]) -> bool:
     """Whether an answer hangs on a graph."""
     return any(isinstance(v, Tensor) and v.requires_grad for v in answer[1].values())
-
-
-def _joined(chunks: list[dict[str, Any]]) -> dict[str, Any]:
-    """Chunks of columns one after the other; tensors of unequal width are padded with zeros on the right."""
-    return {name: _joined_column([c[name] for c in chunks]) for name in chunks[0]}
-
-
-def _joined_column(pieces: list[Any]) -> Any:
-    if not isinstance(pieces[0], Tensor):
-        return [value for piece in pieces for value in piece]
-    if pieces[0].ndim > 1:
-        width = max(p.shape[1] for p in pieces)
-        pieces = [nn.functional.pad(p, (0, 0) * (p.ndim - 2) + (0, width - p.shape[1])) for p in pieces]
-    return torch.cat(pieces)
