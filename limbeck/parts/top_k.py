@@ -7,6 +7,7 @@ the k terms are summed, the student can lower the loss by moving its mass off th
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 from torch import Tensor
@@ -17,12 +18,12 @@ from limbeck.kernels.head import TokenHead
 from limbeck.part import Part, part
 from limbeck.parts.listed import Narrowed
 from limbeck.parts.token import forward_kl, reverse_kl
-from limbeck.players import Player, Players
+from limbeck.players import Players
 
 __all__ = ["own_top_k", "top_k"]
 
 
-def _narrowed(players: Players, batch: Batch, weight: Tensor, loss: Part, **how: Any) -> Tensor:
+def _narrowed(players: Players, batch: Batch, weight: Tensor, loss: Part, k: int, own: bool) -> Tensor:
     """Evaluate a token loss with a teacher that is compared over few tokens."""
     if loss.spec.takes != ("players", "batch", "weight"):
         raise BadValue(f"top_k needs a token loss such as forward_kl(), got {loss!r}")
@@ -30,10 +31,13 @@ def _narrowed(players: Players, batch: Batch, weight: Tensor, loss: Part, **how:
 
     def answer(batch: Batch, want: frozenset[str]) -> dict[str, Any]:
         head: TokenHead = teacher(batch, "head")
-        return {"head": Narrowed(head.hidden, head.weight, head.bias, head.softcap, head.scale, **how)}
+        return {"head": Narrowed(head.hidden, head.weight, head.bias, head.softcap, head.scale, k, own)}
 
-    view = Player(f"{teacher.name}, {how}", teacher.role, teacher.module, answer)
-    return loss.spec.fn(Players({**players, "teacher": view}), batch, weight, **loss.resolved(batch.at))
+    view = copy(teacher)  # what its answers are remembered under must not be what the teacher's own are
+    chooser = players.student if own else teacher
+    view.name, view.wants, view.answer = f"{teacher.name} over {k} of {chooser.name}", {}, answer
+    game = Players({**players, "student": players.student, "teacher": view})
+    return loss.spec.fn(game, batch, weight, **loss.resolved(batch.at))
 
 
 @part
@@ -73,6 +77,6 @@ def own_top_k(players: Players, batch: Batch, weight: Tensor, *, loss: Part = re
         Mismatch: the players have different tokenizers, or vocabularies of different size.
         BadValue: k below 1, or a loss that is no divergence between distributions.
 
-    Source: Hübotter et al., "Reinforcement Learning via Self-Distillation", arXiv:2601.20802 (its top-K distillation).
+    Source: Hübotter et al., "Reinforcement Learning via Self-Distillation", arXiv:2601.20802 (its top-K).
     """
     return _narrowed(players, batch, weight, loss, k=k, own=True)

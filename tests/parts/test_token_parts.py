@@ -25,6 +25,16 @@ PAIRS = [
     (token.jsd, divergence.jsd, {"beta": 0.2, "temperature": 1.5}),
     (token.jsd, divergence.jsd, {"beta": 0.0}),
     (token.jsd, divergence.jsd, {"beta": 1.0}),
+    (token.skew_forward_kl, divergence.skew_forward_kl, {"alpha": 0.1, "temperature": 1.5}),
+    (token.skew_reverse_kl, divergence.skew_reverse_kl, {"alpha": 0.3}),
+    (token.total_variation, divergence.total_variation, {"temperature": 0.8}),
+    (token.alpha_divergence, divergence.alpha_divergence, {"alpha": 0.3, "temperature": 1.2}),
+    (token.squared_hellinger, divergence.squared_hellinger, {"temperature": 1.5}),
+    (token.pearson, divergence.pearson, {"temperature": 2.0}),
+    (token.neyman, divergence.neyman, {}),
+    (token.f_divergence, divergence.f_divergence, {"generator": token.jeffreys(), "temperature": 1.5}),
+    (token.logit_mse, divergence.logit_mse, {}),
+    (token.logit_cosine, divergence.logit_cosine, {}),
 ]
 
 
