@@ -33,7 +33,7 @@ from limbeck.adapters.text import check_tokenizers
 from limbeck.beds import Bed, beds, load_bed
 from limbeck.cite import bibtex
 from limbeck.comparison import compare
-from limbeck.data import Source, Table
+from limbeck.data import Source, Table, batch_of
 from limbeck.describe import describe
 from limbeck.errors import BadData, BadValue, unknown
 from limbeck.evaluate import Examination
@@ -42,12 +42,13 @@ from limbeck.index import load, records, search
 from limbeck.loop import Loop, Options
 from limbeck.override import flatten, override
 from limbeck.part import Part
-from limbeck.players import Players
+from limbeck.players import Players, build
 from limbeck.probes import classification, language
 from limbeck.progress import LiveProgress, Muted, Progress, memory
 from limbeck.recipe import Learn, Recipe, walk
 from limbeck.report import formulas, write_report
 from limbeck.report.card import About, write_card
+from limbeck.rng import seed_torch
 from limbeck.roles import Role
 from limbeck.run import Run
 from limbeck.trackers import check_trackers, tracked
@@ -348,11 +349,11 @@ def _examined(job: Job, players: Players, path: Path, seed: int) -> Examination 
     """Let teacher, student before and student after answer the same rows."""
     if job.recipe.product not in players or "student" not in job.nets:
         return None
-    device = next(players.student.module.parameters()).device  # type: ignore[union-attr]
-    fresh = _open(job.recipe, job.specs, job.bed.key, None, seed).nets if job.bed else _reopened(job, seed)
+    product = players[job.recipe.product].module
+    device = next(product.parameters()).device  # type: ignore[union-attr]
     nets = {"teacher": players.teacher.module} if "teacher" in players else {}
     nets = {who: net for who, net in nets.items() if not only_remembers(net)}
-    nets |= {"before": fresh["student"], "after": players.student.module}
+    nets |= {"before": _before(job, seed), "after": product}
     for net in nets.values():
         net.to(device).eval()  # type: ignore[union-attr]
     disk = {who: Path(p) for who, p in _places(job, path).items() if p and Path(p).exists()}
@@ -368,8 +369,19 @@ def _places(job: Job, path: Path) -> dict[str, str]:
     return {
         "teacher": job.specs.get("teacher", ""),
         "before": job.specs.get("student", ""),
-        "after": str(path / "student"),
+        "after": str(path / job.recipe.product),
     }
+
+
+def _before(job: Job, seed: int) -> nn.Module | None:
+    """The product as it was before: the student, or what is built of it, with the same random weights."""
+    fresh = _open(job.recipe, job.specs, job.bed.key, None, seed).nets if job.bed else _reopened(job, seed)
+    if job.recipe.product in fresh:
+        return fresh[job.recipe.product]
+    nets = {name: net.cpu() for name, net in (job.nets | fresh).items()}
+    seed_torch(seed, "build")
+    rows = batch_of(job.data["train"], torch.arange(min(2, len(job.data["train"]))))
+    return build(job.recipe.players, nets, rows)[job.recipe.product].module
 
 
 def _reopened(job: Job, seed: int) -> dict[str, nn.Module]:
