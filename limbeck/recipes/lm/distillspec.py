@@ -36,7 +36,7 @@ recipe = Recipe(
         "mixed": {"distill.student.batch.share": 0.5},
     },
     deviates=(
-        "the paper chooses the divergence task by task; ours is total variation, the share of proposals that is refused",
+        "the paper chooses the divergence task by task; ours is total variation, the share of proposals refused",
         "AdamW with a cosine to nothing instead of Adafactor with a cosine to a tenth: the loop's usual optimiser",
         "lossless decoding only: no lenience in what the target keeps, and no first distillation of the target itself",
     ),
