@@ -12,6 +12,7 @@ The peak needs /proc, so this runs on Linux only.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib.util
 import math
@@ -113,6 +114,7 @@ def cost(work: Work, student: TokenHead, teacher: TokenHead, beta: float) -> tup
     """Seconds of the processor, peak of memory in GiB beyond that of the gradient by the matrix, and the value."""
     student.hidden.grad = student.weight.grad = None
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what earlier work freed goes back, so that it counts as new when taken again
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before, start = resident("VmRSS"), time.process_time()
     value = float(work(student, teacher, beta))
