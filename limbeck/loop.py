@@ -49,7 +49,7 @@ class Options:
         probes: name to probe part, evaluated while learning.
         checkpoint_seconds: time between checkpoints.
         max_seconds: time after which the run stops, resumable; 0 for no limit.
-        max_steps: steps of each stage at most; 0 for no limit (a dry run takes one).
+        max_steps: steps of each stage, and rounds of each repeat, at most; 0 for no limit (a dry run takes one).
         shard: cut the weights of every player into shares over the processes (see `limbeck.shard`).
     """
 
@@ -189,7 +189,7 @@ class Loop:
             self._checkpoint(path, 0)
 
     def _repeat(self, stage: Repeat, path: str) -> None:
-        for n in range(stage.times):
+        for n in range(self._steps(stage.times)):
             for inner in stage.stages:
                 self._stage(inner, f"{path}.{n + 1}.{inner.name}")
             if f"{path}.{n + 1}" not in self.done:
