@@ -7,7 +7,8 @@ in PyTorch, logits of all tokens first. All compute the same number, checked in 
 what was there before and beyond the gradient by the output matrix, which stands apart; seconds are those of the
 processor, over all threads. TRL and Liger Kernel are measured where they can be imported, at width 512.
 
-The peak needs /proc, so this runs on Linux only.
+The peak needs /proc, so this runs on Linux only. `make bench` sets OMP_WAIT_POLICY=PASSIVE: threads that wait busily
+for each other, as is the default, would count as work on a machine that others use too.
 """
 
 from __future__ import annotations

@@ -101,15 +101,14 @@ class _FusedSum(torch.autograd.Function):
         grads = _Gradients(head, *ctx.needs_input_grad[:3])
         chunks = _Chunks(head, rows)
         others = [_Chunks(g, rows) if isinstance(g, TokenHead) else _Column(g) for g in given]
-        values = []
+        value_N = hidden.new_empty(len(hidden), dtype=torch.promote_types(hidden.dtype, torch.float32))
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(hidden), rows):
                 at = slice(start, start + rows)
                 for made in (chunks, *others):
                     made.make(at)
-                values.append(_tiled(pair, chunks, others, weight_N[at]))
+                _tiled(pair, chunks, others, weight_N[at], value_N[at])
                 grads.add(at, chunks.chunk)
-        value_N = torch.cat(values) if values else weight_N.new_zeros(0)
         ctx.save_for_backward(*grads.done(hidden, matrix, bias), value_N)
         return (weight_N * value_N).sum()
 
@@ -155,18 +154,18 @@ class _Column(_Chunks):
         return self.chunk[tile]
 
 
-def _tiled(pair: Pair, student: _Chunks, given: list[_Chunks], weight: Tensor) -> Tensor:
-    """Turn a chunk of logits into weighted derivatives, in place, a few rows at a time; returns the values."""
-    head, values = student.head, []
-    step = rows_of_tile(student.chunk)
+def _tiled(pair: Pair, student: _Chunks, given: list[_Chunks], weight: Tensor, value: Tensor) -> None:
+    """Turn a chunk of logits into weighted derivatives, in place, a few rows at a time; the values go to `value`.
+
+    Nothing small that outlives a tile is made between its tensors, or the allocator could not use their room again.
+    """
+    head, step = student.head, rows_of_tile(student.chunk)
     for start in range(0, len(weight), step):
         tile = slice(start, start + step)
         logits = student[tile]
-        value, slope = pair(logits, *(g[tile] for g in given))
+        value[tile], slope = pair(logits, *(g[tile] for g in given))
         by_raw = weight[tile, None] * cap_slope(logits, head.scale, head.softcap)
         torch.mul(slope, by_raw, out=student.chunk[tile])
-        values.append(value)
-    return torch.cat(values)
 
 
 def rows_of_tile(logits: Tensor) -> int:

@@ -240,6 +240,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 def test_memory_stays_far_below_that_of_the_logits() -> None:
-    # student's and teacher's logits alone would take 2 x 2048 x 16384 x 4 bytes = 256 MiB, the plain form more
+    # student's and teacher's logits alone would take 2 x 2048 x 16384 x 4 bytes = 256 MiB, the plain form more;
+    # two buffers of 512 tokens take 64 MiB, and the gradient by the matrix 4
     run = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
-    assert int(run.stdout) * 1024 < 256 * 2**20
+    assert int(run.stdout) * 1024 < 96 * 2**20
