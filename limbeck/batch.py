@@ -133,10 +133,13 @@ class Batch(Mapping[str, Any]):
     def with_(self, **columns: Column) -> Batch:
         """Return the batch with columns added or replaced, and nothing answered on it yet.
 
+        Where tokens are replaced, stored answers on the old ones (columns `<player>.<want>`) are left out.
+
         Raises:
             BadData: a column of another length.
         """
-        merged = {**self.columns, **columns}
+        kept = {k: c for k, c in self.columns.items() if "tokens" not in columns or "." not in k}
+        merged = {**kept, **columns}
         counts = {} if {"mask", "tokens"} & set(columns) else self.counts
         return replace(self, columns=merged, counts=counts, memo={})
 

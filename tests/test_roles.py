@@ -177,3 +177,12 @@ def test_identities_need_no_tuning_and_a_grid_is_enough_for_comparisons() -> Non
     grid = Tune("accuracy", {"mine": {"lr": (1, 2)}, "other": {"lr": (1, 2)}})
     assert claim(no_tune="", tune=grid).tune is grid
     assert isinstance(claim().says[0], Inequality)
+
+
+def test_stored_answers_do_not_outlive_the_tokens_that_they_are_about() -> None:
+    """A list of the teacher's tokens would fit other tokens of the same width, and be wrong without a word."""
+    tokens = torch.zeros(2, 3, dtype=torch.long)
+    batch = Batch({"tokens": tokens, "y": torch.arange(2), "teacher.ids": torch.zeros(2, 3, 4, dtype=torch.long)})
+    assert "teacher.ids" in batch.with_(y=torch.ones(2)) and "teacher.ids" not in batch.with_(tokens=tokens + 1)
+    made = batch.with_(tokens=tokens + 1, **{"teacher.ids": batch["teacher.ids"]})
+    assert "teacher.ids" in made and "y" in made
