@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -23,6 +23,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from limbeck.batch import Batch
 from limbeck.errors import BadValue, BrokenRecipe, Mismatch, unknown
+from limbeck.kernels.head import TokenHead
 from limbeck.roles import Role
 from limbeck.shard import cut, shard, skeleton
 
@@ -302,15 +303,30 @@ def copied(player: Player) -> nn.Module:
 
 
 def _under_context(own: Player, role: Role, players: Players) -> Answer:
-    """Answer with the same weights on the batch that the context makes; nothing flows back."""
+    """Answer with the same weights on the batch that the context makes; nothing flows back.
+
+    Where the context moves tokens, it says in the column `place` (B, T) where the state of each old token now stands,
+    and what is answered for tokens is brought back to the old places.
+    """
     context = role.context
     assert context is not None
 
     def answer(batch: Batch, want: frozenset[str]) -> dict[str, Any]:
         with torch.no_grad():
-            return own._answer(context(players, batch), want)
+            seen = context(players, batch)
+            found = own._answer(seen, want)
+            return {w: _placed(a, seen) for w, a in found.items()} if "place" in seen else found
 
     return answer
+
+
+def _placed(answer: Any, seen: Batch) -> Any:
+    """What was answered for the tokens of a context, at the places of the tokens without it."""
+    if isinstance(answer, TokenHead):
+        return replace(answer, hidden=_placed(answer.hidden, seen))
+    if not isinstance(answer, Tensor) or answer.shape[:2] != seen.tokens.shape:
+        return answer
+    return answer[torch.arange(len(answer), device=answer.device)[:, None], seen.place]
 
 
 def _mean_of(members: list[Player]) -> Answer:
