@@ -42,7 +42,7 @@ from limbeck.index import load, records, search
 from limbeck.loop import Loop, Options
 from limbeck.override import flatten, override
 from limbeck.part import Part
-from limbeck.players import Players, build
+from limbeck.players import Players, build, moved
 from limbeck.probes import classification, language
 from limbeck.progress import LiveProgress, Muted, Progress, memory
 from limbeck.recipe import Learn, Recipe, walk
@@ -216,6 +216,7 @@ def _open(recipe: Recipe, specs: dict[str, str], data: str, eval: str | None, se
     if teacher is not None and "teacher" in given:
         nets["teacher"] = teacher
     _check_servers(recipe, nets, specs)
+    _check_light(recipe, nets, specs)
     if bed is not None:
         return Job(recipe, specs, nets, dict(bed.data(seed)), bed)
     return _read(Job(recipe, specs, nets, {}), data, eval)
@@ -232,6 +233,19 @@ def _check_servers(recipe: Recipe, nets: Mapping[str, nn.Module], specs: Mapping
             f"{recipe.key} needs a white-box teacher, and {specs['teacher']} answers with text only; "
             f"recipes for it (limbeck ls --teacher black-box): {possible}"
         )
+
+
+def _check_light(recipe: Recipe, nets: Mapping[str, nn.Module], specs: Mapping[str, str]) -> None:
+    """Refuse to teach weights of fewer bits, which do not learn, except through low-rank changes."""
+    for name, net in nets.items():
+        if (
+            recipe.players[name].optimizer is not None
+            and getattr(net, "bits", 0)
+            and not specs[name].startswith("lora:")
+        ):
+            raise BadValue(
+                f"the {name} learns, and weights of {net.bits} bits do not; give lora:{specs[name]} to learn changes of them"
+            )
 
 
 def _read(job: Job, data: str, eval: str | None) -> Job:
@@ -355,7 +369,7 @@ def _examined(job: Job, players: Players, path: Path, seed: int) -> Examination 
     nets = {who: net for who, net in nets.items() if not only_remembers(net)}
     nets |= {"before": _before(job, seed), "after": product}
     for net in nets.values():
-        net.to(device).eval()  # type: ignore[union-attr]
+        moved(net, device).eval()  # type: ignore[arg-type]
     disk = {who: Path(p) for who, p in _places(job, path).items() if p and Path(p).exists()}
     if job.bed is not None:
         return examine_on_bed(nets, job.bed, job.data)  # type: ignore[arg-type]

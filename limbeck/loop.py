@@ -23,7 +23,7 @@ from limbeck.data import Source, batch_of, rows_of_step
 from limbeck.errors import BadData, BadValue, unknown
 from limbeck.making import make
 from limbeck.part import Expr, Part
-from limbeck.players import Players, build
+from limbeck.players import Players, build, moved
 from limbeck.processes import Interrupt, anywhere, share, sum_counts
 from limbeck.progress import Progress
 from limbeck.recipe import Learn, Make, Measure, Phase, Recipe, Repeat, Solve, Stage, Sub, walk
@@ -107,12 +107,12 @@ class Loop:
         first = next(iter(self.data.values()))
         batch = batch_of(first, torch.arange(min(2, len(first)))).to(self.device)
         roles = self.recipe.players
-        nets = {name: net.to(self.device) for name, net in self.sources.items() if name in roles}
+        nets = {name: moved(net, self.device) for name, net in self.sources.items() if name in roles}
         players = build(roles, nets, batch)
         fresh = {name for stage in walk(self.recipe.stages) for name in getattr(stage, "fresh", ())}
         for name, player in players.items():
             if player.module is not None:
-                player.module.to(self.device)
+                moved(player.module, self.device)
                 if name in fresh:
                     player.initial = _snapshot(player.module)
                 if player.role.optimizer is not None:
@@ -263,7 +263,9 @@ class Loop:
         mixed = self.accelerator.mixed_precision == "bf16"
         for phase in stage.phases:
             where = f"phase {stage.name}.{phase.name}"
-            kinds = {"bfloat16"} if mixed else {str(p.dtype)[6:] for n in phase.learns for p in self.players[n].params}
+            learners = [self.players[name] for name in phase.learns]
+            pairs = [pair for who in learners for pair in zip(who.params, who.trainable, strict=True)]
+            kinds = {"bfloat16"} if mixed else {str(p.dtype)[6:] for p, learns in pairs if learns}
             for leaf in phase.loss.leaves():
                 if split and leaf.spec.coupled:
                     raise BadValue(

@@ -27,7 +27,7 @@ from limbeck.kernels.head import TokenHead
 from limbeck.roles import Role
 from limbeck.shard import cut, shard, skeleton
 
-__all__ = ["Player", "Players", "build", "copied"]
+__all__ = ["Player", "Players", "build", "copied", "moved"]
 
 Answer = Callable[[Batch, frozenset[str]], dict[str, Any]]
 
@@ -292,6 +292,11 @@ def _enliven(
     if len(role.of) > 1:
         return Player(name, role, answer=_mean_of([live[n] for n in role.of]))
     return Player(name, role, copied(live[role.of[0]]), changed=True)
+
+
+def moved(net: nn.Module, device: torch.device) -> nn.Module:
+    """Bring a net to a device, unless its parts have devices of their own (`placed`)."""
+    return net if getattr(net, "placed", False) else net.to(device)
 
 
 def copied(player: Player) -> nn.Module:

@@ -6,6 +6,7 @@ http://host:8000/v1#name     a model behind a server that speaks the protocol of
 package.module:factory       a function or class without required arguments
 NAME or bed:NAME             the player of that role in a bed
 lora:./model                 any of these with low-rank weights that learn; `lora:rank=8:./model` sets their rank
+load:bits=4:./model          a directory or hub name in fewer bits, another dtype or over devices (see `adapters.light`)
 from-teacher:layers=6,width=0.5   a smaller copy of the teacher; of a BERT encoder also `embedding=64`
 cache:DIR, cache:DIR:./big   a teacher's sparse targets from a cache, filled by the teacher (see `adapters.recalled`)
 """
@@ -27,6 +28,7 @@ from limbeck.adapters import chat, text
 from limbeck.adapters.causal_lm import CausalLM
 from limbeck.adapters.data import Images, Records
 from limbeck.adapters.encoder import Encoder
+from limbeck.adapters.light import lightly, parse_light
 from limbeck.adapters.lora import open_adapter, with_lora
 from limbeck.adapters.modules import from_factory
 from limbeck.adapters.recalled import behind, open_recalled
@@ -43,7 +45,7 @@ __all__ = ["open_directory", "open_player", "read_for"]
 
 FORMS = (
     "a model directory, owner/name of the hub, http://HOST/v1#MODEL, package.module:factory, a bed, "
-    "from-teacher:layers=6, lora:SOURCE, cache:DIR"
+    "from-teacher:layers=6, lora:SOURCE, load:bits=4:SOURCE, cache:DIR"
 )
 FACTORY = re.compile(r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*")
 LORA = re.compile(r"lora:(?:rank=(\d+):)?(.+)")
@@ -89,6 +91,10 @@ def open_player(
     )
     if low := LORA.fullmatch(spec):
         return with_lora(again(low[2]), rank=int(low[1] or 16), seed=seed)
+    if spec.startswith("load:"):
+        place, how = parse_light(spec)
+        path = Path(place) if Path(place).is_dir() else _from_hub(place)
+        return lightly(open_directory(path, trust_remote_code=trust_remote_code, **{"dtype": dtype, **how}), how)
     if spec.startswith("cache:"):
         return open_recalled(spec, again)
     if Path(spec).is_dir():
@@ -96,6 +102,8 @@ def open_player(
     if spec.startswith("from-teacher"):
         if teacher is None:
             raise BadValue(f"{spec!r} needs a teacher that is a model directory")
+        if getattr(teacher, "bits", 0):
+            raise BadValue(f"{spec!r} needs a teacher with whole weights, not of {teacher.bits} bits")
         return shrink(behind(teacher), **parse_sizes(spec))
     if spec.startswith("bed:") or spec in beds():
         players = load_bed(spec.removeprefix("bed:")).players
@@ -139,13 +147,16 @@ def _from_hub(spec: str) -> Path:
         raise BadWeights(f"no directory {spec!r}, and the hub gives no model of that name: {reason}") from None
 
 
-def open_directory(directory: Path, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False) -> nn.Module:
+def open_directory(
+    directory: Path, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False, **how: Any
+) -> nn.Module:
     """Open a model directory as the net that fits its architecture.
 
     Args:
         directory: of transformers, sentence-transformers or peft.
         dtype: of the weights in memory.
         trust_remote_code: run Python code that lies in the directory.
+        how: further options of `from_pretrained`: a quantisation, a map of devices.
 
     Returns:
         A `CausalLM`, `Seq2Seq`, `Encoder` or `Sentence` net, with `path`.
@@ -159,12 +170,12 @@ def open_directory(directory: Path, dtype: torch.dtype = torch.float32, trust_re
             raise BadWeights(f"{directory / 'adapter_config.json'} does not name its base_model_name_or_path")
         net = open_adapter(open_player(base, dtype=dtype, trust_remote_code=trust_remote_code), directory)
     else:
-        net = _open_model(directory, dtype, trust_remote_code)
+        net = _open_model(directory, dtype, trust_remote_code, **how)
     net.path = directory  # type: ignore[assignment]
     return net
 
 
-def _open_model(directory: Path, dtype: torch.dtype, trust_remote_code: bool) -> nn.Module:
+def _open_model(directory: Path, dtype: torch.dtype, trust_remote_code: bool, **how: Any) -> nn.Module:
     modules = directory / "modules.json"
     home = directory / read_json(modules)[0]["path"] if modules.exists() else directory
     config = read_json(home / "config.json")
@@ -172,7 +183,7 @@ def _open_model(directory: Path, dtype: torch.dtype, trust_remote_code: bool) ->
         raise BadWeights(f"{home} ships its own Python code; read it, then pass trust_remote_code=True to run it")
     name = (config.get("architectures") or [""])[0]
     kind, net = (transformers.AutoModel, None) if modules.exists() else _kind(name, config)
-    model = load_weights(kind, home, dtype, trust_remote_code)
+    model = load_weights(kind, home, dtype, trust_remote_code, **how)
     if hasattr(model.config, "image_size") and "input_ids" not in (model.main_input_name,):
         return Encoder(model, None, *_pixels(home))
     tokenizer = _open_tokenizer(home, trust_remote_code)

@@ -114,7 +114,7 @@ def _check_file(file: Path) -> None:
         raise BadWeights(f"{file} is truncated or no safetensors ({size} bytes: {error}); copy it again") from None
 
 
-def load_weights(kind: Any, directory: Path, dtype: torch.dtype, trust_remote_code: bool = False) -> Any:
+def load_weights(kind: Any, directory: Path, dtype: torch.dtype, trust_remote_code: bool = False, **how: Any) -> Any:
     """Load a transformers model and refuse to fill gaps with random numbers.
 
     Args:
@@ -122,6 +122,7 @@ def load_weights(kind: Any, directory: Path, dtype: torch.dtype, trust_remote_co
         directory: of the model.
         dtype: of the weights in memory.
         trust_remote_code: run Python code that lies in the directory.
+        how: further options of `from_pretrained`.
 
     Returns:
         The model, in evaluation mode.
@@ -131,7 +132,7 @@ def load_weights(kind: Any, directory: Path, dtype: torch.dtype, trust_remote_co
     """
     check_weights(directory)
     options = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True, "dtype": dtype}
-    options["ignore_mismatched_sizes"] = True  # reported below, with names
+    options |= {"ignore_mismatched_sizes": True, **how}  # mismatches are reported below, with names
     try:
         with silent():
             model, info = kind.from_pretrained(directory, trust_remote_code=trust_remote_code, **options)
