@@ -24,6 +24,7 @@ from torch import nn
 from limbeck import claim as claims
 from limbeck.adapters.causal_lm import CausalLM
 from limbeck.adapters.data import hold_out, open_data
+from limbeck.adapters.listing import Listing
 from limbeck.adapters.recalled import Recalled, only_remembers
 from limbeck.adapters.remote import Remote, asking
 from limbeck.adapters.sentence import Sentence
@@ -227,11 +228,16 @@ def _check_servers(recipe: Recipe, nets: Mapping[str, nn.Module], specs: Mapping
     for name, net in nets.items():
         if isinstance(net, Remote) and recipe.players[name].optimizer is not None:
             raise BadValue(f"the {name} learns, so it must be a model on this machine, not {specs[name]}")
-    if isinstance(nets.get("teacher"), Remote) and recipe.teacher == "white-box":
+    if (
+        isinstance(nets.get("teacher"), Remote)
+        and not isinstance(nets["teacher"], Listing)
+        and recipe.teacher == "white-box"
+    ):
         possible = ", ".join(r["key"] for r in search(records(), teacher="black-box"))
         raise BadValue(
             f"{recipe.key} needs a white-box teacher, and {specs['teacher']} answers with text only; "
-            f"recipes for it (limbeck ls --teacher black-box): {possible}"
+            f"recipes for it (limbeck ls --teacher black-box): {possible}; where it lists log-probabilities, as vLLM "
+            f"does, give {specs['teacher']}?top=20"
         )
 
 
@@ -244,7 +250,8 @@ def _check_light(recipe: Recipe, nets: Mapping[str, nn.Module], specs: Mapping[s
             and not specs[name].startswith("lora:")
         ):
             raise BadValue(
-                f"the {name} learns, and weights of {net.bits} bits do not; give lora:{specs[name]} to learn changes of them"
+                f"the {name} learns, and weights of {net.bits} bits do not; give lora:{specs[name]} to learn changes "
+                "of them"
             )
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from limbeck.errors import BadValue, Mismatch, unknown
 from limbeck.kernels.head import TokenHead
 
-__all__ = ["CausalLM"]
+__all__ = ["CausalLM", "family_of"]
 
 TAP = "tap:"
 
@@ -59,7 +59,7 @@ class CausalLM(nn.Module):
             raise Mismatch(f"the tokenizer has {self.vocab} tokens, the model {output.out_features}")
         self.eos, self.pad = _ends(self._bare(), tokenizer)
         self.context: int | None = getattr(config, "max_position_embeddings", None)
-        self.family = "" if tokenizer is None else _family(tokenizer)
+        self.family = "" if tokenizer is None else family_of(tokenizer)
         self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
         # Cohere multiplies its logits, Granite divides them
         times, over = getattr(config, "logit_scale", None), getattr(config, "logits_scaling", None)
@@ -114,8 +114,8 @@ def _ends(lm: Any, tokenizer: Any) -> tuple[tuple[int, ...], int]:
     return tuple(sorted(ids)), next((p for p in pads if p is not None), 0)
 
 
-def _family(tokenizer: Any) -> str:
-    """Hash the vocabulary without the tokens added to it, which sizes of one family differ by."""
+def family_of(tokenizer: Any) -> str:
+    """Hash the vocabulary of a tokenizer without the tokens added to it, which sizes of one family differ by."""
     added = set(tokenizer.get_added_vocab())
     base = sorted((i, token) for token, i in tokenizer.get_vocab().items() if token not in added)
     return hashlib.blake2b(json.dumps(base).encode(), digest_size=8).hexdigest()

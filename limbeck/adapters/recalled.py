@@ -140,14 +140,42 @@ class Recalled(nn.Module):
                 numbers[n] = rng.uniform("draw", mask.shape[1], n)[mask]
             return numbers[n]
 
-        head = teacher(new, frozenset({"head"}))["head"].predicting(mask)
-        found = capture(head, self.targets, uniform)
+        if getattr(teacher, "lists", False):
+            lists = teacher(new, frozenset({"ids", "logp"}))
+            found = capture_listed(lists["ids"][mask], lists["logp"][mask], self.targets, self.vocab)
+        else:
+            head = teacher(new, frozenset({"head"}))["head"].predicting(mask)
+            found = capture(head, self.targets, uniform)
         self.cache.append(_rows(row_keys(new), mask.sum(1).tolist(), found, self.cache.about))
 
 
+def capture_listed(ids_NK: Tensor, logp_NK: Tensor, targets: Part, size: int) -> Captured:
+    """Keep the most probable tokens of lists; what lists leave of the mass is taken to lie evenly on all other tokens.
+
+    Args:
+        ids_NK: the listed tokens.
+        logp_NK: their log-probabilities, -inf where a place lists fewer.
+        targets: a `likeliest` part.
+        size: the number of tokens, V.
+
+    Raises:
+        BadValue: another kind of targets, which needs the whole distribution.
+    """
+    if targets.spec is not likeliest:
+        raise BadValue(
+            f"{targets.spec.name} needs the whole distribution; of lists, keep the likeliest: cache:k=20:..."
+        )
+    values_NK, at_NK = logp_NK.double().topk(min(dict(targets.hyper)["k"], logp_NK.shape[1]), -1)
+    ids, p_NK = ids_NK.gather(1, at_NK), values_NK.exp()
+    rest_N = (1 - p_NK.sum(1)).clamp(min=0)
+    even_N = rest_N.log() - torch.log(size - (p_NK > 0).sum(1))
+    told_N = (p_NK * values_NK.where(p_NK > 0, 0.0)).sum(1) + torch.where(rest_N > 0, rest_N * even_N, 0.0)
+    return Captured(ids, values_NK, rest_N.log(), values_NK, told_N)
+
+
 def only_remembers(net: Any) -> bool:
-    """Whether a net is a cache without its teacher: it has sparse targets, and can be asked for nothing else."""
-    return isinstance(net, Recalled) and net.teacher is None
+    """Whether a net is a cache without a model behind it: it has sparse targets, and can be asked for nothing else."""
+    return isinstance(net, Recalled) and (net.teacher is None or bool(getattr(net.teacher, "lists", False)))
 
 
 def behind(net: nn.Module) -> nn.Module:
@@ -250,13 +278,14 @@ def _number(name: str, text: str, kind: Callable[[str], Any]) -> Any:
 
 
 def weights_hash(net: nn.Module) -> str:
-    """Hash the class and all weights and buffers of a net.
+    """Hash the class and all weights and buffers of a net, or the address of one `behind` a server.
 
     Example:
         >>> weights_hash(nn.Identity()) == weights_hash(nn.Identity()), len(weights_hash(nn.Linear(2, 2)))
         (True, 16)
     """
     h = hashlib.blake2b(type(net).__name__.encode(), digest_size=8)
+    h.update(getattr(net, "behind", "").encode())
     for name, tensor in sorted(net.state_dict().items()):
         h.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
         h.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

@@ -3,6 +3,7 @@
 ./model                      a directory of transformers, sentence-transformers or peft
 owner/name                   a name of the hub, downloaded now
 http://host:8000/v1#name     a model behind a server that speaks the protocol of OpenAI; https too
+http://host/v1#name?top=20   the same, of a server that lists log-probabilities (see `adapters.listing`)
 package.module:factory       a function or class without required arguments
 NAME or bed:NAME             the player of that role in a bed
 lora:./model                 any of these with low-rank weights that learn; `lora:rank=8:./model` sets their rank
@@ -29,10 +30,10 @@ from limbeck.adapters.causal_lm import CausalLM
 from limbeck.adapters.data import Images, Records
 from limbeck.adapters.encoder import Encoder
 from limbeck.adapters.light import lightly, parse_light
+from limbeck.adapters.listing import open_server
 from limbeck.adapters.lora import open_adapter, with_lora
 from limbeck.adapters.modules import from_factory
 from limbeck.adapters.recalled import behind, open_recalled
-from limbeck.adapters.remote import open_remote
 from limbeck.adapters.sentence import Sentence, read_modules
 from limbeck.adapters.seq2seq import Seq2Seq
 from limbeck.adapters.surgery import parse_sizes, shrink
@@ -85,7 +86,7 @@ def open_player(
     """
     spec = str(spec)
     if spec.lower().startswith(("http://", "https://")):
-        return open_remote(spec)
+        return open_server(spec, partial(_open_tokenizer, trust_remote_code=trust_remote_code))
     again = partial(
         open_player, role=role, teacher=teacher, seed=seed, dtype=dtype, trust_remote_code=trust_remote_code
     )

@@ -27,8 +27,8 @@ def save_player(net: nn.Module, directory: Path, original: Path | None = None) -
     """Save a net as its ecosystem would: all of the directory or none of it appears.
 
     Transformers nets become `save_pretrained` directories with their tokenizer, sentence embedders the layout of
-    sentence-transformers, LoRA students a merged model with the adapter alone in `adapter/` (changes of weights of few bits the
-    adapter only, for a base with whole weights too), other modules a `model.safetensors` of their state.
+    sentence-transformers, LoRA students a merged model with the adapter alone in `adapter/` (where the weights have
+    few bits, the adapter only), other modules a `model.safetensors` of their state.
 
     Args:
         net: the player's net.
