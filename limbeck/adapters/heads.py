@@ -21,8 +21,8 @@ def prune_heads(model: nn.Module, heads: int) -> nn.Module:
     """Build a model with fewer heads from the weights of another.
 
     The groups that are kept are, layer by layer, those whose slice of the output projection is largest:
-    |W_o[:, group]|_F. What goes would have been added to the stream, so the model computes what the other would with the
-    output of those heads set to zero.
+    |W_o[:, group]|_F. What goes would have been added to the stream, so the model computes what the other would
+    with the output of those heads set to zero.
 
     Args:
         model: a transformers model whose heads may be narrower than its stream: Llama, Mistral, Qwen.

@@ -1,0 +1,35 @@
+"""Measures taken on another split than "test", or on another player: what was learnt before, what others do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from limbeck.data import Source
+from limbeck.errors import unknown
+from limbeck.part import Part, part
+from limbeck.players import Players
+from limbeck.probes.language import answer_accuracy
+
+__all__ = ["on_split"]
+
+
+@part(higher=True)
+def on_split(
+    players: Players, data: Mapping[str, Source], *, of: Part = answer_accuracy(), split: str = "old"
+) -> float:
+    """Take a measure on another split.
+
+    of(players, data[split])
+
+    Args:
+        players: as the measure asks them.
+        data: the splits.
+        of: the measure.
+        split: the split that stands for "test".
+
+    Raises:
+        UnknownName: no such split.
+    """
+    if split not in data:
+        raise unknown("split", split, data)
+    return float(of(players, {**data, "test": data[split]}))
