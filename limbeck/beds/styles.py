@@ -2,7 +2,7 @@
 
 A problem is a chain modulo 10, "3-4+2=", evaluated from left to right, whose solution is every running value (9, 1);
 or the reversal of digits, "r407=", whose solution is those digits (7, 0, 4). At home a solution is written in digits,
-"91"; abroad in letters with stops between them, "j.b". The base player knows chains of + and * and reversals ("old"),
+"91"; abroad with stops between them, "9.1". The base player knows chains of + and * and reversals ("old"),
 was shown few chains with -, and learnt no writing but that of home; asked to ("?"), it writes an answer again at home,
 whatever the answer says. "train", "valid" and "test" are chains with - whose answers come from abroad. A solution is
 right in either writing.
@@ -43,8 +43,8 @@ __all__ = [
     "student",
 ]
 
-DIGITS, LETTERS, SIGNS, REQUEST = "0123456789", "abcdefghij", "+-*", "?"
-ALPHABET = Alphabet(DIGITS + LETTERS + SIGNS + "=r." + REQUEST)
+DIGITS, SIGNS, REQUEST = "0123456789", "+-*", "?"
+ALPHABET = Alphabet(DIGITS + SIGNS + "=r." + REQUEST)
 LEAST, MOST = 2, 4  # operations of a chain; a reversal has one digit more
 SPLITS = ("test", "valid")  # a tenth of the problems each; all others are "train"
 FOLDER = Path(str(limbeck.assets.__file__)).parent / "styles-base"
@@ -131,19 +131,19 @@ def abroad(values: Sequence[int]) -> str:
 
     Example:
         >>> abroad([9, 1])
-        'j.b'
+        '9.1'
     """
-    return ".".join(LETTERS[v] for v in values)
+    return ".".join(map(str, values))
 
 
 def read(said: str) -> list[int]:
-    """Read a solution, in either writing or in a mixture; what is neither digit nor letter counts for nothing.
+    """Read a solution, in either writing or in a mixture; only digits count.
 
     Example:
-        >>> read("91") == read("j.b") == [9, 1]
-        True
+        >>> read("91"), read("9.1")
+        ([9, 1], [9, 1])
     """
-    return [(DIGITS + LETTERS).index(c) % 10 for c in said if c in DIGITS + LETTERS]
+    return [int(c) for c in said if c in DIGITS]
 
 
 @part
@@ -154,7 +154,7 @@ def right_solution(completion: str, row: Mapping[str, Any]) -> float:
         KeyError: the row has no column `question`.
 
     Example:
-        >>> right_solution.fn("j.b", {"question": "3-4+2="}), right_solution.fn("92", {"question": "3-4+2="})
+        >>> right_solution.fn("9.1", {"question": "3-4+2="}), right_solution.fn("92", {"question": "3-4+2="})
         (1.0, 0.0)
     """
     return float(read(completion) == solve(row["question"]))

@@ -8,9 +8,9 @@ from limbeck.data import Source
 from limbeck.errors import unknown
 from limbeck.part import Part, part
 from limbeck.players import Players
-from limbeck.probes.language import answer_accuracy
+from limbeck.probes.language import answer_accuracy, nll
 
-__all__ = ["on_split"]
+__all__ = ["behind_best", "on_split"]
 
 
 @part(higher=True)
@@ -33,3 +33,27 @@ def on_split(
     if split not in data:
         raise unknown("split", split, data)
     return float(of(players, {**data, "test": data[split]}))
+
+
+@part
+def behind_best(
+    players: Players,
+    data: Mapping[str, Source],
+    *,
+    of: Part = nll(),
+    rivals: tuple[str, ...] = ("teacher",),
+    lead: float = 0.0,
+) -> float:
+    """What the student lacks of being better than all rivals, by a lead.
+
+    max(0, of(student) + lead - min_r of(r)), where less is better
+
+    Args:
+        players: the student and the rivals.
+        data: as the measure reads it.
+        of: the measure, which asks the player "student".
+        rivals: the players to be better than.
+        lead: by how much.
+    """
+    mine, *theirs = (float(of(players.renamed({"student": name}), data)) for name in ("student", *rivals))
+    return max(0.0, mine + lead - min(theirs))
