@@ -21,7 +21,7 @@ from limbeck.beds._text import BOS, EOS
 
 __all__ = ["AGAIN", "WEAK", "build", "example"]
 
-WEAK = 0.04  # the share of chains with - among the problems to be solved
+WEAK = 0.005  # the share of chains with - among the problems to be solved
 AGAIN = 0.25  # the share of answers that are written again
 
 

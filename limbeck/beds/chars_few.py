@@ -1,8 +1,8 @@
 """Few characters of plays, read many times, with two teachers that learnt from nothing else.
 
-The text is the first 20,000 characters of what `chars` trains on; "valid" and "test" are those of `chars`. "train" holds
-windows of 64 characters that start anywhere, so that each character comes about four times. Teachers and student are
-Llamas of one size; the teachers differ by the seed of their weights and batches alone, and were tuned on "valid".
+The text is the first 20,000 characters of what `chars` trains on; "valid" and "test" are those of `chars`. "train"
+holds windows of 64 characters that start anywhere, so that each character comes about four times. Teachers and student
+are Llamas of one size; the teachers differ by the seed of their weights and batches alone, and were tuned on "valid".
 """
 
 from __future__ import annotations

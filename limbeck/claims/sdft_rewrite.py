@@ -20,7 +20,10 @@ OWN = {"rewrite.rows": own, "rewrite.chunk": 256}
 
 claim = Claim(
     bed="styles",
-    arms={"rewritten": Arm(set=OWN), "sft": Arm("sft"), "start": Arm(set={**OWN, "distill.steps": 0, "distill.epochs": 0.0})},
+    arms={
+        "rewritten": Arm(set=OWN), "sft": Arm("sft"),
+        "start": Arm(set={**OWN, "distill.steps": 0, "distill.epochs": 0.0}),
+    },
     probes={"target": right, "old": on_split(of=right, split="old")},
     says=(more("old", "rewritten", "sft", by=0.05), more("target", "rewritten", "start", by=0.2)),
     set={"distill.steps": 100, "distill.batch_size": 32},

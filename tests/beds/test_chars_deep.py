@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-
 import torch
 
 from limbeck.adapters.surgery import shrink
 from limbeck.beds import chars, chars_deep
 from limbeck.parts.truncated import both_ends
-from limbeck.probes.language import nll
 from limbeck.players import Player, Players
+from limbeck.probes.language import nll
 from limbeck.roles import frozen
 
 

@@ -16,7 +16,7 @@ recipe = Recipe(
     key="teacher-free-truncation", title="Large Language Model Distillation Doesn't Need a Teacher",
     paper="arXiv:2305.14864", family="lm", kind="method", learns="student weights", teacher="white-box",
     players={"student": built(truncated(), adamw(lr=cosine(start=3e-4, warmup=0.05))), "teacher": frozen()},
-    stages=(Learn("distill", (Phase("student", ("student",), cross_entropy()),), steps=40_000, batch_size=32, clip=1.0),),
+    stages=(Learn("distill", (Phase("student", ("student",), cross_entropy()),), steps=40_000, batch_size=32),),
     variants={
         **{name: {"student.builder.choice": choice} for name, choice in CHOICES.items()},
         "vanilla-kd": {"distill.student.loss": terms(labels=0.5 * cross_entropy(), teacher=0.5 * forward_kl())},
