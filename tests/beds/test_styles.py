@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from limbeck.batch import Batch
 from limbeck.beds import styles
 from limbeck.beds.styles import REQUEST, abroad, home, read, right_solution, rows, solve, split_of
+from limbeck.part import part
 from limbeck.parts.rewriting import rewritten
 from limbeck.parts.rollout import rollout
 from limbeck.players import Player, Players
@@ -17,6 +18,16 @@ from limbeck.probes.elsewhere import behind_best, on_split
 from limbeck.probes.language import answer_accuracy, nll
 from limbeck.rng import Rng
 from limbeck.roles import frozen
+
+
+@part
+def anything(completion: str, row: dict) -> float:
+    """Mark everything 1.
+
+    1
+    """
+    return 1.0
+
 
 DIGIT = st.integers(0, 9)
 RIGHT = answer_accuracy(verifier=right_solution(), max_new_tokens=10, limit=64)
@@ -69,20 +80,10 @@ def test_the_base_player_writes_what_it_is_shown_even_if_it_is_wrong(base: Playe
     table = rows(asked, lambda values: abroad([(v + 1) % 10 for v in values]))
     batch = Batch(dict(table.take(at)), rng=Rng(("restated",), at))
     again = rewritten.fn(
-        base, batch, request=REQUEST, said=rollout(max_new_tokens=8, temperature=0.0), verifier=says_something()
+        base, batch, request=REQUEST, said=rollout(max_new_tokens=8, temperature=0.0), verifier=anything()
     )
     said = [styles.ALPHABET.decode(t[m].tolist()) for t, m in zip(again.tokens, again["mask"], strict=True)]
     assert sum(a == home(b) for a, b in zip(said, shown, strict=True)) >= 40
-
-
-def says_something():
-    from limbeck.part import part
-
-    @part
-    def always(completion: str, row: dict) -> float:
-        return 1.0
-
-    return always()
 
 
 def test_behind_best_is_what_is_lacking(base: Players) -> None:
