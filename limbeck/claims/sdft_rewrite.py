@@ -1,6 +1,7 @@
 """Claim: a task is learnt as well from answers in one's own writing, and what was known before is kept.
 
-Bed: two writings of one language; answers are right in either, so what is lost is skill and not style.
+Bed: two writings of one language; answers are right in either, so what is lost is skill and not style. The other
+writing takes longer to learn than there are steps, so that references teach little of the task as well.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ claim = Claim(
         "start": Arm(set={**OWN, "distill.steps": 0, "distill.epochs": 0.0}),
     },
     probes={"target": right, "old": on_split(of=right, split="old")},
-    says=(more("old", "rewritten", "sft", by=0.05), more("target", "rewritten", "start", by=0.2)),
+    says=(
+        more("old", "rewritten", "sft", by=0.05), more("target", "rewritten", "sft", by=0.0),
+        more("target", "rewritten", "start", by=0.2),
+    ),
     set={"distill.steps": 100, "distill.batch_size": 32},
     tune=Tune("target", dict.fromkeys(("rewritten", "sft"), RATES)),
     control="sft",

@@ -29,7 +29,8 @@ claim = Claim(
     },
     probes={"target": right, "old": on_split(of=right, split="old"), "old nll": on_split(of=nll(), split="old")},
     says=(
-        more("old", "self-data", "sft", by=0.05), more("target", "self-data", "pruned", by=0.1),
+        more("old", "self-data", "sft", by=0.05), more("target", "self-data", "sft", by=0.0),
+        more("target", "self-data", "pruned", by=0.05),
         less("old nll", "pruned", "middle", by=0.1),
     ),
     set={
