@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ def prune_heads(model: nn.Module, heads: int) -> nn.Module:
     return student.eval()
 
 
-def _kept(name: str, theirs: dict[str, Tensor], kv: int, left: int) -> Tensor:
+def _kept(name: str, theirs: Mapping[str, Tensor], kv: int, left: int) -> Tensor:
     """What is kept of a weight."""
     found = re.match(r"(.*self_attn\.)([qkvo])_proj\.(weight|bias)$", name)
     if found is None or (found[2] == "o" and found[3] == "bias"):
