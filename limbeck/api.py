@@ -368,7 +368,8 @@ def _finish(job: Job, players: Players, data: Mapping[str, Source], path: Path, 
 
 def _examined(job: Job, players: Players, path: Path, seed: int) -> Examination | None:
     """Let teacher, student before and student after answer the same rows."""
-    if job.recipe.product not in players or "student" not in job.nets:
+    built = job.recipe.product in players and job.recipe.players[job.recipe.product].builder is not None
+    if job.recipe.product not in players or not ("student" in job.nets or built):
         return None
     product = players[job.recipe.product].module
     device = next(product.parameters()).device  # type: ignore[union-attr]
@@ -406,7 +407,9 @@ def _before(job: Job, seed: int) -> nn.Module | None:
 
 
 def _reopened(job: Job, seed: int) -> dict[str, nn.Module]:
-    """The student as it was before."""
+    """The student as it was before; none where it is built of other players."""
+    if "student" not in job.specs:
+        return {}
     teacher = open_player(job.specs["teacher"], role="teacher", seed=seed) if "teacher" in job.specs else None
     return {"student": open_player(job.specs["student"], role="student", teacher=teacher, seed=seed)}
 
