@@ -20,7 +20,7 @@ from limbeck.parts.divergence import exact, log_probs
 from limbeck.parts.token import exact_weight, shared_heads
 from limbeck.players import Players
 
-__all__ = ["entropy_gated", "flattened_forward_kl", "flattened_square", "negative_entropy"]
+__all__ = ["entropy_gated", "flattened_forward_kl", "flattened_square", "negative_entropy", "over_length"]
 
 HALVINGS = 20
 STEEPNESS = 2.0
@@ -153,3 +153,28 @@ def negative_entropy(players: Players, batch: Batch, weight: Tensor) -> Tensor:
     """
     mask = batch["mask"]
     return fused_sum(players.student(batch, "head").predicting(mask), exact_weight(weight[mask]), _negative_entropy)
+
+
+@part
+def over_length(players: Players, batch: Batch, *, length: int = 8192) -> Tensor:
+    """Let every token count alike, in short answers and in long ones: a weight for token losses.
+
+    w_b = (targets of the global batch / rows of the global batch) / length
+
+    Args:
+        players: not asked.
+        batch: any rows of tokens.
+        length: a constant, such as the longest answer that there may be.
+
+    Returns:
+        (B,); times the mean over tokens, it gives the mean over rows of their sums, divided by the length.
+
+    Example:
+        >>> mask = torch.tensor([[False, True, True, True], [False, True, False, False]])
+        >>> over_length(length=4)(None, Batch({"mask": mask}))
+        tensor([0.5000, 0.5000])
+
+    Source: Liu et al., "Understanding R1-Zero-Like Training", arXiv:2503.20783, section 3.2.
+    """
+    mean = batch.counts["tokens"] / batch.counts["rows"]
+    return torch.full((batch.size,), mean / length, device=batch.device)

@@ -17,7 +17,8 @@ from limbeck.batch import Batch
 from limbeck.errors import BadData, BadValue
 from limbeck.part import Expr, part
 from limbeck.parts.listed import listed, lists
-from limbeck.parts.preference import same_prompt, token_log_likelihoods
+from limbeck.parts.policy import logp_of_tokens
+from limbeck.parts.preference import same_prompt
 from limbeck.parts.transcript import take
 from limbeck.players import Player, Players
 
@@ -55,7 +56,7 @@ def _told(player: Player, batch: Batch) -> Tensor:
     mask_BT = batch["mask"]
     token_N = batch["tokens"][mask_BT]
     if not lists(player):
-        return token_log_likelihoods(player(batch, "head").predicting(mask_BT), token_N)
+        return logp_of_tokens(player, batch)[mask_BT]
     ids_NK, logp_NK = listed(player, batch, int(token_N.max()) + 1 if len(token_N) else 1)
     here_NK = (ids_NK == token_N[:, None]) & (logp_NK > -torch.inf)
     if not here_NK.any(-1).all():

@@ -17,7 +17,13 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from limbeck.batch import Batch
 from limbeck.kernels.head import TokenHead
-from limbeck.parts.exploration import entropy_gated, flattened_forward_kl, flattened_square, negative_entropy
+from limbeck.parts.exploration import (
+    entropy_gated,
+    flattened_forward_kl,
+    flattened_square,
+    negative_entropy,
+    over_length,
+)
 from limbeck.players import Player, Players
 from limbeck.roles import frozen
 
@@ -126,3 +132,12 @@ def test_the_bonus_is_the_entropy() -> None:
     want = (WEIGHT[MASK] * (log_q.exp() * log_q).sum(-1)).sum()
     torch.testing.assert_close(got, want)
     torch.testing.assert_close(*(torch.autograd.grad(value, student.weight)[0] for value in (got, want)))
+
+
+@pytest.mark.parametrize("lengths", [[1, 4], [2, 2]])
+def test_over_a_constant_length_the_mean_over_tokens_is_that_of_sums_over_rows(lengths: list[int]) -> None:
+    mask = torch.tensor([[False] + [i < n for i in range(4)] for n in lengths])
+    loss = torch.rand(2, 5, generator=torch.Generator().manual_seed(0))
+    rows = Batch({"mask": mask})
+    mean = (over_length(length=8)(None, rows)[:, None] * loss * mask).sum() / rows.counts["tokens"]
+    torch.testing.assert_close(mean, (loss * mask).sum(1).mean() / 8)
