@@ -23,14 +23,14 @@ def rows(found: list[tuple[int, ...]]) -> Table:
     return Table({**columns(prompts, solved), "question": asked, "answer": [str(sum(p)) for p in found]})
 
 
-def splits(seed: int, *, train: int = 1024) -> dict[str, Table]:
+def splits(seed: int, *, train: int = 512) -> dict[str, Table]:
     """Draw the splits, disjoint as problems.
 
     Args:
         seed: what the draw belongs to.
-        train: rows of "train"; "valid" and "test" have half as many each.
+        train: rows of "train"; "valid" and "test" have 512 each.
     """
-    sizes = {"train": train, "valid": train // 2, "test": train // 2}
+    sizes = {"train": train, "valid": 512, "test": 512}
     return {split: rows(arith.problems(n, split, seed)) for split, n in sizes.items()}
 
 
