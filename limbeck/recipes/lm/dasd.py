@@ -12,14 +12,10 @@ from limbeck.parts.transcript import repeated
 from limbeck.recipe import Learn, Make, Phase, Recipe, Repeat
 from limbeck.roles import frozen, learning
 
-LENGTH = 2048
 imitate = (Phase("student", ("student",), cross_entropy()),)
-cool, warm = (
-    repeated(copies=4) >> rollout(temperature=t, max_new_tokens=LENGTH).on(student="teacher") >> well_formed()
-    for t in (0.6, 1.0)
-)
-asked = rollout(temperature=1.0, max_new_tokens=LENGTH).on(student="teacher")
-mended = rollout(max_new_tokens=LENGTH * 3 // 2) >> unfinished() >> completed(finish=asked)
+cool, warm, asked = (rollout(temperature=t, max_new_tokens=2048).on(student="teacher") for t in (0.6, 1.0, 1.0))
+fit, best = well_formed(), chosen()
+mended = rollout(max_new_tokens=3072) >> unfinished() >> completed(finish=asked)
 
 recipe = Recipe(
     key="dasd", title="Distribution-Aligned Sequence Distillation for Superior Long-CoT Reasoning",
@@ -29,24 +25,19 @@ recipe = Recipe(
         "teacher": frozen(),
     },
     stages=(
-        Make("cool", cool >> chosen(), into="cool answers"),
+        Make("cool", repeated(copies=4) >> cool >> fit >> best, into="cool answers"),
         Learn("first", imitate, epochs=6.0, batch_size=64, data="cool answers", clip=1.0),
-        Make("warm", warm >> chosen(), into="warm answers"),
+        Make("warm", repeated(copies=4) >> warm >> fit >> best, into="warm answers"),
         Learn("second", imitate, epochs=6.0, batch_size=64, data="warm answers", clip=1.0),
         Repeat("mixed", (
-            Make("mend", mended >> from_start() >> well_formed(), into="mended"),
+            Make("mend", mended >> from_start() >> fit, into="mended"),
             Learn("third", imitate, batch_size=64, data="mended", clip=1.0),
         )),
     ),
-    variants={
-        "teacher-half": {"mixed.mend.rows": mended >> well_formed()},
-        "unmixed": {"mixed.times": 0}, "any-answer": {"cool.rows.repeated.copies": 1, "warm.rows.repeated.copies": 1},
-    },
+    variants={"teacher-half": {"mixed.mend.rows": mended >> fit}, "unmixed": {"mixed.times": 0}},
     deviates=(
-        "the report gives no rule by which divergence chooses: of four answers ours keeps the one whose sentences have "
-        "most over, mean_s max(0, P_T(s) - P_S(s))",
-        "the teacher must be a model that is at hand: one behind a server tells no probabilities, and finishes nothing",
-        "every prompt is asked at both temperatures, and a batch holds 64 rows: neither is in the report or its code",
-        "answers are not checked against a known truth, only for their end and for repetition",
+        "the report has no rule for choosing: ours keeps the answer of four with the greatest mean_s max(0, P_T - P_S)",
+        "the teacher must be at hand: a server tells no probabilities of what it said, and finishes nothing",
+        "each prompt is asked at both temperatures, 64 rows a batch, answers not checked against a truth: all ours",
     ),
 )  # fmt: skip
