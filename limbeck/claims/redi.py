@@ -1,7 +1,8 @@
-"""Claim: wrong answers of the teacher, unlearnt, teach more than its right ones learnt for longer.
+"""Claim: wrong answers, unlearnt, teach more than right ones learnt for longer; as much unlearnt as learnt breaks down.
 
 Bed: the teacher slips in every sixth step or so, and every answer can be checked; the student begins as its equal.
-0.01 of all answers is a tenth of the errors that imitation leaves.
+0.01 of all answers is a tenth of the errors that imitation leaves. The highest rate of the grid is where the paper
+finds that symmetric weights collapse, so two arms are held to it.
 """
 
 from __future__ import annotations
@@ -15,16 +16,25 @@ from limbeck.recipe import Arm, Claim, Tune, more
 verifier = right_answer()
 said = (repeated(copies=4) >> rollout(max_new_tokens=6)).on(student="teacher")
 
+RATE, ALPHA = "student.optimizer.lr.peak", "contrast.student.loss.alpha"
+RATES = {RATE: (1e-4, 3e-4, 1e-3)}
+
 claim = Claim(
     bed="chain",
-    arms={"redi": Arm(), "imitation": Arm(set={"contrast.student.loss.alpha": 0.0})},
-    probes={"accuracy": answer_accuracy(verifier=verifier, samples=2, limit=0, max_new_tokens=6)},
-    says=(more("accuracy", "redi", "imitation", by=0.01),),
+    arms={
+        "redi": Arm(), "imitation": Arm(set={ALPHA: 0.0}),
+        "redi at once": Arm(set={RATE: 1e-3}), "symmetric at once": Arm(set={RATE: 1e-3, ALPHA: 1.0}),
+    },
+    probes={"accuracy": answer_accuracy(verifier=verifier, samples=3, limit=0, max_new_tokens=6)},
+    says=(
+        more("accuracy", "redi", "imitation", by=0.01),
+        more("accuracy", "redi at once", "symmetric at once", by=0.05),
+    ),
     set={
         "asking.ask.rows": said, "asking.ask.chunk": 512, "right.rows.verifier": verifier,
-        "apart.rows.verifier": verifier, "reference.optimizer.lr.peak": 1e-3, "first.imitate.steps": 100,
-        "first.imitate.batch_size": 64, "contrast.steps": 80, "contrast.batch_size": 32,
+        "apart.rows.verifier": verifier, "reference.optimizer.lr.peak": 1e-3, "first.imitate.batch_size": 64,
+        "contrast.steps": 80,
     },
-    tune=Tune("accuracy", dict.fromkeys(("redi", "imitation"), {"student.optimizer.lr.peak": (1e-4, 3e-4, 1e-3)})),
-    seeds=4, players={"student": "base", "teacher": "base"}, control="imitation",
+    tune=Tune("accuracy", {"redi": RATES, "imitation": RATES}),
+    players={"student": "base", "teacher": "base"}, control="imitation",
 )  # fmt: skip
