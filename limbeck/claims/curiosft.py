@@ -30,6 +30,6 @@ claim = Claim(
     set={
         "first.imitate.steps": 60, "first.imitate.batch_size": 32, "explore.steps": 0, "explore.epochs": 0.0,
     },
-    tune=Tune("accuracy", dict.fromkeys(arms, {"novice.optimizer.lr.start": (1e-3, 3e-3)})),
+    tune=Tune("accuracy", {name: {"novice.optimizer.lr.start": (1e-3, 3e-3)} for name in arms}),
     players={"student": "warm_student"}, control="imitation",
 )  # fmt: skip

@@ -39,6 +39,6 @@ claim = Claim(
         **{f"{name}.chunk": 256 for name in MAKES},
         **{f"{name}.{key}": n for name in ("first", "second") for key, n in (("steps", 50), ("batch_size", 32))},
     },
-    tune=Tune("accuracy", dict.fromkeys(arms, {"student.optimizer.lr.start": (1e-3, 3e-3)})),
+    tune=Tune("accuracy", {name: {"student.optimizer.lr.start": (1e-3, 3e-3)} for name in arms}),
     players={"student": "warm_student"}, control="reversed",
 )  # fmt: skip
