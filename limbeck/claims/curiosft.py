@@ -7,7 +7,7 @@ where the order is chosen, which in the language is a fair coin.
 from __future__ import annotations
 
 from limbeck.beds.arith import right_answer
-from limbeck.parts.exploration import flattened_forward_kl, negative_entropy
+from limbeck.parts.exploration import negative_entropy
 from limbeck.probes.language import answer_accuracy
 from limbeck.probes.openings import opening_entropy
 from limbeck.recipe import Arm, Claim, Tune, more
@@ -15,7 +15,6 @@ from limbeck.recipe import Arm, Claim, Tune, more
 CURIOUS = "first.imitate.novice.loss.curious"
 arms = {
     "curiosft": Arm(), "imitation": Arm(set={f"{CURIOUS}.weight": 0.0}),
-    "full-kl": Arm(set={CURIOUS: flattened_forward_kl().on(student="novice", teacher="past")}),
     "bonus": Arm(set={CURIOUS: 0.1 * negative_entropy().on(student="novice")}),
 }  # fmt: skip
 
@@ -23,12 +22,14 @@ claim = Claim(
     bed="arith_ordered",
     arms=arms,
     probes={
-        "accuracy": answer_accuracy(verifier=right_answer(), limit=256, max_new_tokens=32),
+        "accuracy": answer_accuracy(verifier=right_answer(), temperature=0.6, limit=0, max_new_tokens=32),
         "openness": opening_entropy(end=";"),
     },
-    says=(more("openness", "curiosft", "imitation", by=0.02), more("accuracy", "curiosft", "bonus", by=0.01)),
+    says=(more("openness", "curiosft", "imitation", by=0.03), more("accuracy", "curiosft", "bonus", by=0.01)),
     set={
         "first.imitate.steps": 60, "first.imitate.batch_size": 32, "explore.steps": 0, "explore.epochs": 0.0,
+        "explore.batch_size": 8, "explore.student.batch.rollout.max_new_tokens": 32,
+        "explore.student.batch.graded.verifier": right_answer(),
     },
     tune=Tune("accuracy", {name: {"novice.optimizer.lr.start": (1e-3, 3e-3)} for name in arms}),
     players={"student": "warm_student"}, control="imitation",

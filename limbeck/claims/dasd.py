@@ -22,7 +22,7 @@ def asked(cool: float, warm: float, copies: int) -> Arm:
 
 arms = {
     "dasd": asked(COOL, WARM, 4), "schedule": asked(COOL, WARM, 1), "cool": asked(COOL, COOL, 1),
-    "warm": asked(WARM, WARM, 1), "reversed": asked(WARM, COOL, 4),
+    "warm": asked(WARM, WARM, 1),
 }  # fmt: skip
 
 claim = Claim(
@@ -36,9 +36,9 @@ claim = Claim(
     ),
     set={
         "mixed.times": 0, **{f"{name}.rows.rollout.max_new_tokens": 32 for name in MAKES},
-        **{f"{name}.chunk": 256 for name in MAKES},
+        **{f"{name}.chunk": 512 for name in MAKES},
         **{f"{name}.{key}": n for name in ("first", "second") for key, n in (("steps", 50), ("batch_size", 32))},
     },
     tune=Tune("accuracy", {name: {"student.optimizer.lr.start": (1e-3, 3e-3)} for name in arms}),
-    players={"student": "warm_student"}, control="reversed",
+    players={"student": "warm_student"}, control="schedule",
 )  # fmt: skip
