@@ -59,7 +59,7 @@ def entropy_gated(
 
     Example:
         >>> entropy_gated()(torch.tensor([[0.0, 99.0], [0.0, 2.0], [0.0, 0.0]]))
-        tensor([1.1000, 1.1879, 1.5000])
+        tensor([1.1000, 1.2224, 1.5000])
 
     Source: Wang et al., "Learning While Staying Curious", arXiv:2602.02244, section 3.
     """
