@@ -28,7 +28,7 @@ arms = {
 claim = Claim(
     bed="arith_ordered",
     arms=arms,
-    probes={"accuracy": answer_accuracy(verifier=right_answer(), limit=0, max_new_tokens=32)},
+    probes={"accuracy": answer_accuracy(verifier=right_answer(), temperature=0.6, limit=0, max_new_tokens=32)},
     says=(
         more("accuracy", "dasd", "cool", by=0.02), more("accuracy", "dasd", "warm", by=0.02),
         more("accuracy", "schedule", "cool", by=0.01), more("accuracy", "schedule", "warm", by=0.01),
@@ -37,7 +37,7 @@ claim = Claim(
     set={
         "mixed.times": 0, **{f"{name}.rows.rollout.max_new_tokens": 32 for name in MAKES},
         **{f"{name}.chunk": 512 for name in MAKES},
-        **{f"{name}.{key}": n for name in ("first", "second") for key, n in (("steps", 50), ("batch_size", 32))},
+        **{f"{name}.{key}": n for name in ("first", "second") for key, n in (("steps", 50), ("batch_size", 64))},
     },
     tune=Tune("accuracy", {name: {"student.optimizer.lr.start": (1e-3, 3e-3)} for name in arms}),
     players={"student": "warm_student"}, control="schedule",
