@@ -36,7 +36,7 @@ claim = Claim(
     ),
     set={
         "mixed.times": 0, **{f"{name}.rows.rollout.max_new_tokens": 32 for name in MAKES},
-        **{f"{name}.chunk": 512 for name in MAKES},
+        **{f"{name}.chunk": 32 for name in MAKES},
         **{f"{name}.{key}": n for name in ("first", "second") for key, n in (("steps", 50), ("batch_size", 64))},
     },
     tune=Tune("accuracy", {name: {"student.optimizer.lr.start": (1e-3, 3e-3)} for name in arms}),
