@@ -1,7 +1,8 @@
 """Claim: imitation that is drawn towards a flattened self stays open where it may, and right where it must be.
 
 Bed: an expert of one style, for a player who knows that the digits of a column stand in either order; an opening is
-where the order is chosen, which in the language is a fair coin.
+where the order is chosen, which in the language is a fair coin. The weight of the bonus is the one that leaves openings
+about as open.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from limbeck.recipe import Arm, Claim, Tune, more
 CURIOUS = "first.imitate.novice.loss.curious"
 arms = {
     "curiosft": Arm(), "imitation": Arm(set={f"{CURIOUS}.weight": 0.0}),
-    "bonus": Arm(set={CURIOUS: 0.1 * negative_entropy().on(student="novice")}),
+    "bonus": Arm(set={CURIOUS: 0.25 * negative_entropy().on(student="novice")}),
 }  # fmt: skip
 
 claim = Claim(
