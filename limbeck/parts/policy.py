@@ -20,6 +20,7 @@ from torch import Tensor
 from limbeck.batch import Batch
 from limbeck.errors import BadValue
 from limbeck.kernels.fused import fused_sum, rows_of_chunk
+from limbeck.kernels.head import TokenHead
 from limbeck.kernels.surrogate import Surrogate
 from limbeck.part import Part, part
 from limbeck.parts.token import exact_weight
@@ -33,6 +34,7 @@ __all__ = [
     "group_standardised",
     "leave_one_out",
     "logp_of_tokens",
+    "logp_said",
     "recorded",
 ]
 
@@ -157,9 +159,29 @@ def leave_one_out(players: Players, batch: Batch, *, copies: int = 8) -> Batch:
     return _advantage(batch, copies, lambda apart, squares, size: apart * size / (size - 1).clamp(min=1))
 
 
+def logp_said(head: TokenHead, token_N: Tensor) -> Tensor:
+    """The log-probability that a head gives to each token, its logits made a few tokens at a time.
+
+    Args:
+        head: (N, D) rows.
+        token_N: the tokens.
+
+    Returns:
+        (N,), float32 or better, without gradient.
+
+    Example:
+        >>> logp_said(TokenHead(torch.zeros(2, 3), torch.ones(4, 3)), torch.tensor([0, 3])).exp()
+        tensor([0.2500, 0.2500])
+    """
+    rows, head = rows_of_chunk(head), head.detach()
+    tokens = token_N.split(rows) if len(token_N) else ()
+    pieces = [z.log_softmax(-1).gather(-1, y[:, None])[:, 0] for z, y in zip(head.chunks(rows), tokens, strict=True)]
+    return torch.cat(pieces) if pieces else token_N.float()
+
+
 @torch.no_grad()
 def logp_of_tokens(player: Player, batch: Batch) -> Tensor:
-    """The log-probability that a player gives to every target, its logits made a few tokens at a time.
+    """The log-probability that a player gives to every target.
 
     Args:
         player: a language model.
@@ -168,14 +190,8 @@ def logp_of_tokens(player: Player, batch: Batch) -> Tensor:
     Returns:
         (B, T), float32 or better; 0 where the mask is false.
     """
-    mask_BT, rows = batch["mask"], 0
-    head, token_N = player(batch, "head").predicting(mask_BT), batch["tokens"][mask_BT]
-    pieces = []
-    for logits in head.chunks(rows_of_chunk(head)):
-        said = token_N[rows : rows + len(logits), None]
-        pieces.append(logits.log_softmax(-1).gather(-1, said)[:, 0])
-        rows += len(logits)
-    logp_N = torch.cat(pieces) if pieces else token_N.float()
+    mask_BT = batch["mask"]
+    logp_N = logp_said(player(batch, "head").predicting(mask_BT), batch["tokens"][mask_BT])
     return logp_N.new_zeros(mask_BT.shape).masked_scatter(mask_BT, logp_N)
 
 
