@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Spelled", "bed", "bpe", "chain", "oracle", "sentences", "splits", "student", "teacher", "words"]
 
-WORDS, MOST, MERGES = 40, 8, 40
+WORDS, MOST, MERGES = 24, 6, 30
 SHARPNESS, ENDS = 1.5, 0.15  # how much a word depends on the one before; how often a sentence ends after a word
 CONSONANTS, VOWELS = "dklmnprst", "aeiou"
 ALPHABET = Alphabet(" " + "".join(sorted(CONSONANTS + VOWELS)))
