@@ -8,7 +8,6 @@ their tokens as they are. A text that a tokenizer changes (case, Unicode forms) 
 from __future__ import annotations
 
 import json
-import os
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
@@ -168,7 +167,8 @@ def number_chunks(mine: Sequence[bytes], theirs: Sequence[bytes]) -> tuple[list[
     Source: Minixhofer et al., arXiv:2503.20083, section 3.1 (aligned chunks).
     """
     ends = [list(accumulate(map(len, pieces))) for pieces in (mine, theirs)]
-    agreed = len(os.path.commonprefix([b"".join(mine), b"".join(theirs)]))
+    whole = b"".join(mine), b"".join(theirs)
+    agreed = next((at for at, (a, b) in enumerate(zip(*whole, strict=False)) if a != b), min(map(len, whole)))
     cuts = sorted(c for c in {*ends[0]} & {*ends[1]} if 0 < c <= agreed)
     last = cuts[-1] if cuts else -1
     first, second = ([bisect_left(cuts, e) + 1 if e <= last else 0 for e in side] for side in ends)

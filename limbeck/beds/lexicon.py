@@ -173,7 +173,9 @@ def sentences(n: int, *key: object) -> list[str]:
 
 
 def _rows(n: int, *key: object) -> Table:
-    said = [ALPHABET.encode(t.removesuffix(SPECIAL[EOS])) + [EOS] * t.endswith(SPECIAL[EOS]) for t in sentences(n, *key)]
+    said = [
+        ALPHABET.encode(t.removesuffix(SPECIAL[EOS])) + [EOS] * t.endswith(SPECIAL[EOS]) for t in sentences(n, *key)
+    ]
     return Table(columns([[BOS]] * n, said))
 
 

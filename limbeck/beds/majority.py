@@ -110,7 +110,7 @@ def splits(seed: int, *, train: int = 256, held_out: int = 2000) -> dict[str, Ta
 
 bed = Bed(
     key="majority",
-    about="Noisy answers by a majority of letters: the right confidence is known, and how much too sure the teacher is.",
+    about="Noisy answers by a majority of letters: the right confidence is known, and how far the teacher's is off.",
     players={"teacher": teacher, "oracle": oracle, "student": student},
     data=splits,
     probes={"accuracy": option_accuracy(), "ece": option_ece(), "shifted_ece": option_ece(split="shifted")},

@@ -24,7 +24,7 @@ claim = Claim(
         less("chunk_gap", "alm", "sft", by=0.1), less("chunk_gap", "alm", "uld", by=0.1),
         less("bits_gap", "alm", "sft", by=0.02),
     ),
-    set={"distill.steps": 200, "distill.batch_size": 32, "student.optimizer.lr.warmup": 0.1},
+    set={"distill.steps": 150, "distill.batch_size": 16, "student.optimizer.lr.warmup": 0.1},
     tune=Tune("chunk_gap", dict.fromkeys(ARMS, RATES)),
     seeds=3, control="displaced",
 )  # fmt: skip

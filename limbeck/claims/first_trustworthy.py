@@ -23,7 +23,7 @@ claim = Claim(
         less("ece", "first", "sft", by=0.05), less("ece", "first", "uncalibrated", by=0.05),
         less("shifted_ece", "first", "sft", by=0.05), more("accuracy", "first", "sft", by=0.02),
     ),
-    set={"distill.steps": 300, "distill.batch_size": 32},
+    set={"distill.steps": 200, "distill.batch_size": 32},
     tune=Tune("accuracy", dict.fromkeys(ARMS, RATES)),
     seeds=4, control="uncalibrated",
 )  # fmt: skip

@@ -23,7 +23,8 @@ def renormalised_kl_pair(student: Tensor, ids: Tensor, logp: Tensor) -> tuple[Te
         (N,) and (N, V).
 
     Example:
-        >>> renormalised_kl_pair(torch.tensor([[0.0, 0.0, 99.0]]), torch.tensor([[0, 1]]), torch.tensor([[0.5, 0.5]]).log())
+        >>> even = torch.tensor([[0, 1]]), torch.tensor([[0.5, 0.5]]).log()
+        >>> renormalised_kl_pair(torch.tensor([[0.0, 0.0, 99.0]]), *even)
         (tensor([0.]), tensor([[0., 0., 0.]]))
     """
     listed, at = logp > -torch.inf, ids.long().where(logp > -torch.inf, 0)

@@ -1,4 +1,4 @@
-"""A teacher that is too sure: the likeliest tokens that it names, and ways to make their probabilities mean what they say.
+"""A teacher that is too sure: the likeliest tokens that it names, and ways to make their probabilities true.
 
     Make("ask", remember_likeliest(k=5), into="asked")              the lists, once; the player `cache` has them
     Solve("calibrate", least_ece(), learns=("calibration",))        how much too sure it is, on rows held out
@@ -238,12 +238,12 @@ def least_ece(
     """
     if not temperatures or min(temperatures) <= 0:
         raise BadValue(f"least_ece needs temperatures above 0, got {temperatures}")
-    module, tried = players.calibration.module, []
+    value, tried = players.calibration.module.get_buffer("value"), []  # type: ignore[union-attr]
     for i, c in enumerate(temperatures):
-        module.value.fill_(c)
+        value.fill_(c)
         tried.append((_error(recalibrate(players, batch.with_()), bins), i))
     error, best = min(tried)
-    module.value.fill_(temperatures[best])
+    value.fill_(temperatures[best])
     return state, {"temperature": temperatures[best], "ece": error}
 
 

@@ -74,7 +74,7 @@ def in_teacher_tokens(players: Players, batch: Batch) -> Batch:
         raise BadData("the tokenizers of student and teacher have no piece of the targets in common: is it one text?")
     columns = {
         "teacher_tokens": _padded([row.tokens for row in rows], batch.device),
-        "teacher_mask": _padded([row.mask for row in rows], batch.device).bool(),
+        "teacher_mask": _padded([[*map(int, row.mask)] for row in rows], batch.device).bool(),
         "teacher_chunk": _padded([row.chunk for row in rows], batch.device),
         "chunk": _padded([row.own for row in rows], batch.device, batch.tokens.shape[1]),
     }
@@ -299,7 +299,7 @@ def teacher_tokens(players: Players, batch: Batch) -> Tensor:
 def ordered_distance(players: Players, batch: Batch, weight: Tensor) -> Tensor:
     """Give the student's next-token probabilities the sizes of the teacher's, whatever tokens they belong to.
 
-    sum_t w_t sum_i |q_t(i) - p_t(i)|, the i-th largest of each; the t-th target of one is held against that of the other
+    sum_t w_t sum_i |q_t(i) - p_t(i)|, the i-th largest of each; the t-th target of one against that of the other
 
     Args:
         players: `student` and `teacher`, language models of any tokenizers.

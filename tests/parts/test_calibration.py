@@ -141,7 +141,7 @@ def asked(k: int = 5, teacher: Any = None) -> tuple[Players, Batch]:
 
 
 def test_the_likeliest_tokens_are_kept() -> None:
-    players, batch = asked(k=3)
+    _, batch = asked(k=3)
     logp = majority.teacher().rule(batch.tokens, batch.tokens > 0)[:, -2]
     top = logp.topk(3, -1)
     here = batch["cache.logp"][:, -1]

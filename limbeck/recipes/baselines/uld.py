@@ -1,4 +1,4 @@
-"""ULD: imitate given answers, with next-token probabilities of the same sizes as the teacher's in another vocabulary."""
+"""ULD: imitate given answers, with next-token probabilities of the sizes of the teacher's, whose tokens are others."""
 
 from __future__ import annotations
 
