@@ -8,8 +8,6 @@ In the split "shifted" the letter a is more frequent.
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
@@ -66,13 +64,11 @@ class Counted(nn.Module):
         return (self.sharp * logits_BTV).log_softmax(-1)
 
 
-@cache
 def teacher(seed: int = 0) -> ExactLM:
     """Build the teacher that is too sure, the same for every seed."""
     return ExactLM(Counted(SHARP, OFF), ALPHABET.size, ALPHABET.tokenizer())
 
 
-@cache
 def oracle(seed: int = 0) -> ExactLM:
     """Build the truth, the same for every seed."""
     return ExactLM(Counted(1.0, 0.0), ALPHABET.size, ALPHABET.tokenizer())

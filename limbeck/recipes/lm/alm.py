@@ -30,7 +30,7 @@ recipe = Recipe(
     },
     deviates=(
         "the loss alone: no hidden states, no balance of several losses by their gradients, no embeddings made anew",
-        "a boundary stands or falls by the mass that each model puts beyond it, in its context, when the rows are made; "
+        "a boundary stands or falls by the mass that each model puts beyond it in context, when the rows are made; "
         "the code takes frequencies of tokens from a table of pairs, and counts tokens that begin earlier too",
         "KL in place of the cross-entropy of coins: the same gradient; the mean is over the student's target tokens",
         "all weights learn, where the paper's students mostly learn by LoRA: give one as lora:rank=64:./student",
