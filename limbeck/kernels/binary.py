@@ -19,8 +19,8 @@ def log1mexp(x: Tensor) -> Tensor:
 
     Example:
         >>> import torch
-        >>> log1mexp(torch.tensor([-1e-6, -100.0]))
-        tensor([-1.3816e+01, -3.7835e-44])
+        >>> log1mexp(torch.tensor([-1e-6, -1.0]))
+        tensor([-13.8155,  -0.4587])
 
     Source: Mächler, "Accurately Computing log(1 - exp(-|a|))", 2012.
     """

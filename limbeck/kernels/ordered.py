@@ -25,7 +25,7 @@ def ordered_distance_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Ten
 
     Example:
         >>> import torch
-        >>> ordered_distance_pair(torch.zeros(1, 2), torch.tensor([[0.0, 0.0, -100.0]]))
+        >>> ordered_distance_pair(torch.zeros(1, 2), torch.tensor([[0.0, -torch.inf, 0.0]]))
         (tensor([0.]), tensor([[0., 0.]]))
 
     Source: Boizard et al., arXiv:2402.12030, equation 6.
