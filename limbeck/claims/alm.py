@@ -10,7 +10,7 @@ from limbeck.parts.chunks import displaced, in_teacher_tokens, joined
 from limbeck.probes.chunks import bits_gap, chunk_gap
 from limbeck.recipe import Arm, Claim, Tune, less
 
-RATES = {"student.optimizer.lr.start": (3e-3, 1e-2, 3e-2)}
+RATES = {"student.optimizer.lr.start": (1e-2, 3e-2)}
 ARMS = ("alm", "sft", "uld", "displaced")
 
 claim = Claim(
@@ -22,7 +22,7 @@ claim = Claim(
     probes={"chunk_gap": chunk_gap(), "bits_gap": bits_gap()},
     says=(
         less("chunk_gap", "alm", "sft", by=0.1), less("chunk_gap", "alm", "uld", by=0.1),
-        less("bits_gap", "alm", "sft", by=0.02),
+        less("bits_gap", "alm", "sft", by=0.03),
     ),
     set={"distill.steps": 150, "distill.batch_size": 16, "student.optimizer.lr.warmup": 0.1},
     tune=Tune("chunk_gap", dict.fromkeys(ARMS, RATES)),

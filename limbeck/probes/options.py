@@ -15,11 +15,11 @@ from torch import Tensor
 from limbeck.batch import Batch
 from limbeck.data import Source
 from limbeck.errors import BadData, BadValue
-from limbeck.part import part
+from limbeck.part import Part, part
 from limbeck.parts.calibration import calibration_error
 from limbeck.players import Player, Players
 
-__all__ = ["answered", "option_accuracy", "option_ece"]
+__all__ = ["answered", "both_ways", "option_accuracy", "option_ece"]
 
 ROWS = 256
 LETTERS = ("A", "B", "C", "D")
@@ -123,3 +123,27 @@ def option_ece(
     probs_NO, truth_N = answered(players[player], data[split], options)
     confidence_N, said_N = probs_NO.max(-1)
     return calibration_error(confidence_N, said_N == truth_N, bins)
+
+
+@part
+def both_ways(
+    players: Players,
+    data: Mapping[str, Source],
+    *,
+    inside: Part = option_ece(),
+    outside: Part = option_ece(split="shifted"),
+) -> float:
+    """The mean of an error on rows like those learned from and on others.
+
+    (e_in + e_out) / 2
+
+    Args:
+        players: the players that the probes ask.
+        data: the splits that they read.
+        inside: a probe.
+        outside: another.
+
+    Raises:
+        UnknownName: no such split or player.
+    """
+    return (float(inside(players, data)) + float(outside(players, data))) / 2
