@@ -11,7 +11,7 @@ from limbeck.beds._text import Alphabet, ExactLM
 from limbeck.data import Table
 from limbeck.errors import BadData, BadValue
 from limbeck.players import Player, Players
-from limbeck.probes.options import answered, option_accuracy, option_ece
+from limbeck.probes.options import answered, both_ways, option_accuracy, option_ece
 from limbeck.roles import frozen
 
 
@@ -36,6 +36,8 @@ def test_the_truth_is_calibrated_and_the_teacher_is_not() -> None:
     for split in ("test", "shifted"):
         assert option_ece(split=split)(best, data) < 0.03
         assert option_ece(split=split)(sure, data) > 0.1
+    sides = [option_ece(split=split)(sure, data) for split in ("test", "shifted")]
+    assert both_ways()(sure, data) == pytest.approx(sum(sides) / 2)
     assert option_accuracy()(best, data) == pytest.approx(option_accuracy()(sure, data), abs=0.03)
     assert option_accuracy(split="shifted")(best, data) > option_accuracy()(best, data) + 0.05
 
