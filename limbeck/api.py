@@ -35,7 +35,7 @@ from limbeck.beds import Bed, beds, load_bed
 from limbeck.cite import bibtex
 from limbeck.comparison import compare
 from limbeck.data import Source, Table, batch_of
-from limbeck.describe import describe
+from limbeck.describe import describe, specs
 from limbeck.errors import BadData, BadValue, unknown
 from limbeck.evaluate import Examination
 from limbeck.examine import examine, examine_on_bed, examine_pairs
@@ -43,6 +43,7 @@ from limbeck.index import load, records, search
 from limbeck.loop import Loop, Options
 from limbeck.override import flatten, override
 from limbeck.part import Part
+from limbeck.parts.chunks import in_teacher_tokens
 from limbeck.players import Players, build, moved
 from limbeck.probes import classification, language
 from limbeck.progress import LiveProgress, Muted, Progress, memory
@@ -259,7 +260,7 @@ def _read(job: Job, data: str, eval: str | None) -> Job:
     """Read rows as the student reads them, and hold some out."""
     reader = job.nets.get("student") or next(iter(job.nets.values()))
     theirs, mine = (getattr(job.nets.get(name), "tokenizer", None) for name in ("teacher", "student"))
-    if theirs is not None and mine is not None:
+    if theirs is not None and mine is not None and not _rereads(job.recipe):
         job.notes += check_tokenizers(theirs, mine)
     for net in job.nets.values():
         if isinstance(net, Recalled):
@@ -280,6 +281,11 @@ def _read(job: Job, data: str, eval: str | None) -> Job:
         inner = hold_out(job.data["train"], HELD_OUT)
         job.data |= {"train": inner.train, "valid": inner.held}
     return job
+
+
+def _rereads(recipe: Recipe) -> bool:
+    """Whether the teacher reads the rows in tokens of its own, so that the tokenizers may differ."""
+    return in_teacher_tokens in specs(recipe)
 
 
 def _read_eval(job: Job, reader: nn.Module, spec: str, requests: bool) -> None:
@@ -373,7 +379,7 @@ def _examined(job: Job, players: Players, path: Path, seed: int) -> Examination 
         return None
     product = players[job.recipe.product].module
     device = next(product.parameters()).device  # type: ignore[union-attr]
-    nets = {"teacher": players.teacher.module} if "teacher" in players else {}
+    nets = {"teacher": players.teacher.module} if "teacher" in players and not _foreign(job) else {}
     nets = {who: net for who, net in nets.items() if not only_remembers(net)}
     nets |= {"before": _before(job, seed), "after": product}
     for net in nets.values():
@@ -385,6 +391,12 @@ def _examined(job: Job, players: Players, path: Path, seed: int) -> Examination 
         first, second, ratings = job.pairs
         return examine_pairs(nets, list(zip(first, second, strict=True)), ratings, disk)  # type: ignore[arg-type]
     return examine(nets, job.data["test"], disk)  # type: ignore[arg-type]
+
+
+def _foreign(job: Job) -> bool:
+    """Whether the teacher cannot read the rows that the student is examined on: they are in other tokens."""
+    families = {getattr(job.nets.get(name), "family", "") for name in ("teacher", "student")}
+    return job.bed is None and _rereads(job.recipe) and len(families) > 1
 
 
 def _places(job: Job, path: Path) -> dict[str, str]:
