@@ -16,12 +16,12 @@ __all__ = ["bed", "student", "teacher"]
 
 def teacher(seed: int, *, width: int = 32) -> CausalLM:
     """Build an untrained Llama of one block."""
-    return CausalLM(tiny_llama(oracle_lm.V, seed + 1, width=width, layers=1, heads=2, ends=False))
+    return CausalLM(tiny_llama(oracle_lm.V, seed + 1, width=width, layers=1, ends=False))
 
 
 def student(seed: int, *, width: int = 32) -> CausalLM:
     """Build an untrained Llama of one block and other first weights than the teacher's."""
-    return oracle_lm.student(seed, width=width)
+    return CausalLM(tiny_llama(oracle_lm.V, seed, width=width, layers=1, ends=False))
 
 
 bed = replace(
