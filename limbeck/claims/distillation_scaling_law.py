@@ -9,8 +9,8 @@ from limbeck.probes.scaling import early_gain, held_out_error, late_gain
 from limbeck.recipe import Arm, Claim, within
 from limbeck.recipes.lm.distillation_scaling_law import alone
 
-STUDENTS = {"pupil.builder.width": (0.25, 0.5, 1.0), "text.rows.rows": (256, 768, 2048)}
-SIZE = {"sweep.times": (0,), "learn.batch_size": (16,), "pupil.optimizer.lr.start": (1e-2,), **STUDENTS}
+STUDENTS = {"pupil.builder.width": (0.25, 0.5, 1.0), "text.rows.rows": (128, 512, 2048)}
+SIZE = {"sweep.times": (0,), "learn.batch_size": (16,), "pupil.optimizer.lr.start": (3e-2,), **STUDENTS}
 
 claim = Claim(
     bed="oracle_lm_taught",
@@ -23,7 +23,7 @@ claim = Claim(
     set={
         "text.rows.rows": 256, "learn.batch_size": 16,
         "sweep.supervised.over": {"learn.pupil.loss": (alone,), **SIZE},
-        "sweep.distilled.over": {"tempered.builder.temperature": (1.0, 1.5, 2.2), **SIZE},
+        "sweep.distilled.over": {"tempered.builder.temperature": (1.0, 2.0, 4.0), **SIZE},
     },
     players={"teacher": "oracle"},
     no_control="the law that knows of no teacher is fitted to the same runs (blind_error)",

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.optimize import minimize
+from scipy.special import expit
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from limbeck.batch import Batch
@@ -40,8 +42,11 @@ __all__ = [
     "step_supervised",
 ]
 
+Array = np.ndarray[Any, Any]
+
 DELTA = 1e-4  # of the Huber loss
 SMOOTH = 1e-2  # of a first pass, which finds the valley
+HIGH = 20.0  # the largest logarithm of a coefficient
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +119,8 @@ class Distilled:
 
     def __call__(self, n: Tensor, d: Tensor, teacher: Tensor, alone: Tensor) -> Tensor:
         """The cross-entropy of N weights after D tokens of a teacher of a loss; `alone` is L, without a teacher."""
-        gap = nn.functional.softplus((teacher / (self.d1 * alone)).log() / self.f1)
+        ratio = (teacher / (self.d1 * alone)).log() / self.f1
+        gap = torch.logaddexp(ratio, torch.zeros_like(ratio))  # log (1 + ratio^(1 / f1))
         power = (self.A / n**self.alpha + self.B / d**self.beta) ** self.gamma
         return teacher + (-self.c0 * teacher.log() - self.c1 * self.f1 * gap).exp() * power
 
@@ -133,33 +139,59 @@ def huber(residual: Tensor, delta: float = DELTA) -> Tensor:
     return nn.functional.huber_loss(residual, torch.zeros_like(residual), reduction="none", delta=delta) / delta
 
 
-def _power(theta: Tensor, n: Tensor, d: Tensor) -> Tensor:
-    """log (A / N^alpha + B / D^beta)^gamma, with (heights a, b; log alpha, log beta, log gamma); n, d centred logs."""
-    a, b, alpha, beta, gamma = theta
-    return gamma.exp() * torch.logaddexp(a - alpha.exp() * n, b - beta.exp() * d)
+def _power(theta: Array, n: Array, d: Array) -> tuple[Array, Array]:
+    """log (A / N^alpha + B / D^beta)^gamma (C,) and its slopes (5, C); n, d are centred logarithms.
+
+    Args:
+        theta: the heights a, b at the middle of the data, then log alpha, log beta, log gamma.
+        n: (C,).
+        d: (C,).
+    """
+    alpha, beta, gamma = np.exp(theta[2:5])
+    u, v = theta[0] - alpha * n, theta[1] - beta * d
+    both = np.logaddexp(u, v)
+    in_u, in_v = gamma * np.exp(u - both), gamma * np.exp(v - both)
+    return gamma * both, np.stack((in_u, in_v, -in_u * alpha * n, -in_v * beta * d, gamma * both))
 
 
-def _descend(
-    log_law: Callable[[Tensor], Tensor], log_loss: Tensor, starts: Sequence[Sequence[float]]
-) -> tuple[np.ndarray[Any, Any], float]:
+def _supervised(theta: Array, n: Array, d: Array) -> tuple[Array, Array]:
+    """log L of the law without a teacher and its slopes (6, C); theta is log E, then that of `_power`."""
+    power, slopes = _power(theta[1:], n, d)
+    found = np.logaddexp(theta[0], power)
+    return found, np.concatenate((np.exp(theta[0] - found)[None], np.exp(power - found) * slopes))
+
+
+def _distilled(theta: Array, n: Array, d: Array, log_t: Array, log_s: Array) -> tuple[Array, Array]:
+    """log L_S of the law of distillation and its slopes (9, C); theta is that of `_power`, then log c0, c1, f1, d1."""
+    power, slopes = _power(theta[:5], n, d)
+    c0, c1, f1 = np.exp(theta[5:8])
+    x = (log_t - theta[8] - log_s) / f1
+    gap, over = c1 * f1 * np.logaddexp(x, 0), c1 * f1 * expit(x)
+    above = power - c0 * log_t - gap
+    found = np.logaddexp(log_t, above)
+    slopes = np.concatenate((slopes, np.stack((-c0 * log_t, -gap, over * x - gap, over / f1))))
+    return found, np.exp(above - found) * slopes
+
+
+def _descend(log_law: Callable[[Array], tuple[Array, Array]], log_loss: Array, starts: Sequence[Sequence[float]]) -> Any:
     """The coefficients that fit best: from every start with a smooth loss, from the best three with the sharp one."""
 
-    def sink(start: Any, delta: float) -> Any:
-        def objective(x: Any) -> tuple[float, Any]:
-            theta = torch.tensor(x, dtype=torch.float64, requires_grad=True)
-            value = huber(log_law(theta) - log_loss, delta).sum()
-            (slope,) = torch.autograd.grad(value, theta)
-            return float(value.detach()), slope.nan_to_num(0.0).numpy()
+    def sink(start: Any, delta: float, steps: int) -> Any:
+        def objective(theta: Array) -> tuple[float, Array]:
+            found, slopes = log_law(theta)
+            r = found - log_loss
+            return float(huber(torch.from_numpy(r), delta).sum()), slopes @ np.clip(r / delta, -1, 1)
 
-        return minimize(objective, start, jac=True, method="L-BFGS-B", bounds=[(-20, 20)] * len(start))
+        bounds = [(-HIGH, HIGH)] * len(start)
+        return minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": steps})
 
-    rough = sorted((sink(s, SMOOTH) for s in starts), key=lambda found: float(found.fun))[:3]
-    best = min((sink(found.x, DELTA) for found in rough), key=lambda found: float(found.fun))
-    return best.x, float(best.fun)
+    with threadpool_limits(1, "blas"):  # its matrices are tiny: more threads only wait for each other
+        rough = sorted((sink(s, SMOOTH, 100) for s in starts), key=lambda found: float(found.fun))[:3]
+        return min((sink(found.x, DELTA, 400) for found in rough), key=lambda found: float(found.fun)).x
 
 
-def _centred(cells: Cells) -> tuple[Tensor, Tensor, float, float]:
-    n, d = cells.n.double().log(), cells.d.double().log()
+def _centred(cells: Cells) -> tuple[Array, Array, float, float]:
+    n, d = (column.double().log().numpy() for column in (cells.n, cells.d))
     return n - n.mean(), d - d.mean(), float(n.mean()), float(d.mean())
 
 
@@ -192,11 +224,8 @@ def fit_supervised(cells: Cells, start: Sequence[float] | None = None) -> tuple[
         [math.log(low) - e, height, height, alpha, beta, g]
         for e in (0.02, 0.2) for alpha in (-1.5, 0.0) for beta in (-1.5, 0.0) for g in (-0.7, 0.0)
     ]  # fmt: skip
-
-    def log_law(theta: Tensor) -> Tensor:
-        return torch.logaddexp(theta[0], _power(theta[1:], n, d))
-
-    found, _ = _descend(log_law, cells.loss.double().log(), [list(start)] if start is not None else grid)
+    starts = grid if start is None else [start]
+    found = _descend(lambda theta: _supervised(theta, n, d), cells.loss.double().log().numpy(), starts)
     return Supervised(math.exp(found[0]), *_uncentred(found[1:], at_n, at_d)), found.tolist()
 
 
@@ -222,20 +251,15 @@ def fit_distilled(
     if cells.teacher is None:
         raise BadData("the law of distillation needs the teacher's loss of every run")
     n, d, at_n, at_d = _centred(cells)
-    log_t = cells.teacher.double().log()
-    log_s = alone(cells.n.double(), cells.d.double()).log()
+    log_t = cells.teacher.double().log().numpy()
+    log_s = alone(cells.n.double(), cells.d.double()).log().numpy()
     height = math.log(float((cells.loss - cells.teacher).abs().mean()) + 1e-6)
     grid = [
         [height, height, alpha, alpha, g, -1.0, c1, -1.0, 0.0]
         for alpha in (-1.5, -0.5) for g in (-0.7, 0.0) for c1 in (-2.0, 1.0)
     ]  # fmt: skip
-
-    def log_law(theta: Tensor) -> Tensor:
-        c0, c1, f1 = theta[5:8].exp()
-        break_ = nn.functional.softplus((log_t - theta[8] - log_s) / f1)
-        return torch.logaddexp(log_t, _power(theta[:5], n, d) - c0 * log_t - c1 * f1 * break_)
-
-    found, _ = _descend(log_law, cells.loss.double().log(), [list(start)] if start is not None else grid)
+    starts = grid if start is None else [start]
+    found = _descend(lambda theta: _distilled(theta, n, d, log_t, log_s), cells.loss.double().log().numpy(), starts)
     return Distilled(*_uncentred(found, at_n, at_d), *(math.exp(v) for v in found[5:])), found.tolist()
 
 

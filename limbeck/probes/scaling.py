@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from limbeck.data import Source
 from limbeck.part import part
@@ -44,8 +44,10 @@ def weights_of(players: Players, data: Mapping[str, Source], *, of: str = "stude
     Raises:
         UnknownName: there is no such player.
     """
-    player = players[of]
-    return float(sum(p.numel() for p in player.params if len(p) < player.vocab or p.ndim == 1))
+    net = players[of].module
+    assert net is not None
+    tables = {m.weight.shape for m in net.modules() if isinstance(m, nn.Embedding)}
+    return float(sum(p.numel() for p in net.parameters() if p.shape not in tables))
 
 
 @part
