@@ -15,7 +15,7 @@ from limbeck.data import Source
 from limbeck.part import part
 from limbeck.players import Players
 
-__all__ = ["departure", "fallen", "lowest", "onset", "rise"]
+__all__ = ["departure", "left", "lowest", "onset", "rise"]
 
 
 def departure(golden: Sequence[float], proxy: Sequence[float], *, tolerance: float = 0.05, least: int = 3) -> int:
@@ -88,11 +88,11 @@ def lowest(players: Players, data: Mapping[str, Source], *, of: str = "golden") 
     return min(_series(players, of))
 
 
-@part(higher=True)
-def fallen(players: Players, data: Mapping[str, Source], *, of: str = "seen", since: str = "golden") -> float:
-    """By how much a metric fell after another one had its lowest value: the sign of hacking, if that one rose.
+@part
+def left(players: Players, data: Mapping[str, Source], *, of: str = "seen", since: str = "golden") -> float:
+    """What is left at the end of a metric as it was when another one had its lowest value: under 1, it fell on.
 
-    1 - M(end) / M(argmin_n M'(n))
+    M(end) / M(argmin_n M'(n))
 
     Args:
         players: the player `trace`.
@@ -104,7 +104,7 @@ def fallen(players: Players, data: Mapping[str, Source], *, of: str = "seen", si
         UnknownName: the trace has no such series.
     """
     series, other = _series(players, of), _series(players, since)
-    return 1 - series[-1] / series[other.index(min(other))]
+    return series[-1] / series[other.index(min(other))]
 
 
 @part(higher=True)

@@ -16,7 +16,7 @@ from limbeck.beds.oracle_lm_taught import student, teacher
 from limbeck.data import Table
 from limbeck.players import Player, Players
 from limbeck.probes.enumerated import sequence_kl_forward
-from limbeck.probes.hacking import departure, fallen, lowest, onset, rise
+from limbeck.probes.hacking import departure, left, lowest, onset, rise
 from limbeck.probes.language import token_kl
 from limbeck.roles import frozen
 
@@ -57,7 +57,7 @@ def test_probes_of_a_trace() -> None:
     there = players(golden=[1.0, 0.5, 0.4, 0.5], seen=[1.0, 0.8, 0.5, 0.2], proxy=[0.9, 0.6, 0.5, 0.6])
     assert rise()(there, {}) == pytest.approx(0.25) and lowest()(there, {}) == pytest.approx(0.4)
     assert rise(of="proxy")(there, {}) == pytest.approx(0.2)
-    assert fallen()(there, {}) == pytest.approx(0.6)
+    assert left()(there, {}) == pytest.approx(0.4)
     straight = players(golden=law(16), seen=law(16))
     assert onset()(straight, {}) == 1.0 and rise()(straight, {}) == 0.0
     assert onset()(players(golden=bent(16, 8), seen=law(16)), {}) == 0.5
