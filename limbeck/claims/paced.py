@@ -15,6 +15,7 @@ from limbeck.probes.language import answer_accuracy
 from limbeck.recipe import Arm, Claim, Tune, more
 
 said = rollout(max_new_tokens=24)
+RATES = {"student.optimizer.lr.start": (1e-3, 3e-3)}
 ROUNDS, ARMS = ("cover", "consolidate"), ("paced", "uniform", "reverse first")
 UNIFORM = {f"{r}.weigh.rows.{name}": 0.0 for r in ROUNDS for name in ("alpha", "beta")}
 LOSS, BATCH = "learn.student.loss", "learn.student.batch"
@@ -40,6 +41,6 @@ claim = Claim(
         **{f"{r}.rate.chunk": 0 for r in ROUNDS}, **{f"{r}.learn.batch_size": 24 for r in ROUNDS},
         "cover.learn.steps": 40, "consolidate.learn.steps": 20,
     },
-    tune=Tune("accuracy", dict.fromkeys(ARMS, {"student.optimizer.lr.start": (1e-3, 3e-3)})),
+    tune=Tune("accuracy", dict.fromkeys(ARMS, RATES)),
     players={"student": "warm_student"}, control="uniform",
 )  # fmt: skip

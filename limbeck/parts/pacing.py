@@ -9,7 +9,6 @@ Shapes: B rows (prompts), K rollouts a prompt.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from limbeck.batch import Batch

@@ -1,8 +1,8 @@
-"""Scaling laws of distillation: what loss to expect of a student, given its size, its tokens and its teacher's loss.
+"""Scaling laws of distillation: the loss to expect of a student, given its size, its tokens and its teacher's loss.
 
-Losses are cross-entropies in nats a token. Everything is computed in logarithms, where the laws are sums of exponentials
-and never overflow; the heights of the power laws are parameters at the middle of the data, not at one weight and one
-token, so that they do not trade against the exponents.
+Losses are cross-entropies in nats a token. Fits work on logarithms, where the laws are sums of exponentials and never
+overflow; the heights of the power laws are parameters at the middle of the data, not at one weight and one token, so
+that they do not trade against the exponents.
 
 Shapes: C cells (runs), P coefficients.
 """
@@ -173,7 +173,9 @@ def _distilled(theta: Array, n: Array, d: Array, log_t: Array, log_s: Array) -> 
     return found, np.exp(above - found) * slopes
 
 
-def _descend(log_law: Callable[[Array], tuple[Array, Array]], log_loss: Array, starts: Sequence[Sequence[float]]) -> Any:
+def _descend(
+    log_law: Callable[[Array], tuple[Array, Array]], log_loss: Array, starts: Sequence[Sequence[float]]
+) -> Any:
     """The coefficients that fit best: from every start with a smooth loss, from the best three with the sharp one."""
 
     def sink(start: Any, delta: float, steps: int) -> Any:
@@ -330,8 +332,8 @@ def allocate(
         d_s, _, found, _ = spent(x)
         return torch.where(d_s >= 1, found, torch.inf).numpy()
 
-    bounds = [tuple(map(math.log, pair)) for pair in (sizes, texts)]
-    grid = np.stack(np.meshgrid(*(np.linspace(*pair, 64) for pair in bounds), indexing="ij"))
+    bounds = [(math.log(low), math.log(high)) for low, high in (sizes, texts)]
+    grid = np.stack(np.meshgrid(*[np.linspace(low, high, 64) for low, high in bounds], indexing="ij"))
     values = loss(grid)
     if not np.isfinite(values).any():
         raise BadValue(f"a budget of {budget:g} does not pay for a teacher of {sizes[0]:g} weights")
@@ -382,7 +384,8 @@ def cells_of(table: Mapping[str, Any], held: int = 0, *, kept: bool = True) -> C
     place = torch.arange(len(table["loss"]))
     out = place % held == held - 1 if held else place < 0
     teacher = table["teacher"].cpu() if "teacher" in table else None
-    return Cells(*(table[name].cpu() for name in ("n", "d", "loss")), teacher).at(~out if kept else out)
+    n, d, loss = (table[name].cpu() for name in ("n", "d", "loss"))
+    return Cells(n, d, loss, teacher).at(~out if kept else out)
 
 
 @part

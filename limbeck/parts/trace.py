@@ -1,6 +1,6 @@
 """Traces: figures that are followed while players learn, kept where probes and later stages can read them.
 
-    Repeat("rounds", (Learn(...), Solve("golden", record(figure=..., into="golden"), ("trace",), data="valid")), times=50)
+    Repeat("rounds", (Learn(...), Solve("golden", record(into="golden"), ("trace",), data="valid")), times=50)
 
 A trace is a state player: it comes back after a crash, and a claim can read it. Also here: the first rows of some data,
 for stages that are to see no more of it.

@@ -125,5 +125,3 @@ def onset(players: Players, data: Mapping[str, Source], *, proxy: str = "seen", 
     golden = _series(players, "golden")
     found = departure(golden, _series(players, proxy), tolerance=tolerance)
     return found / len(golden) if found else 1.0
-
-

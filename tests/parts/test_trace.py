@@ -26,7 +26,8 @@ def recipe() -> Recipe:
     learn = Learn("learn", (Phase("student", ("student",), cross_entropy()),), steps=1, batch_size=8)
     return Recipe(
         key="followed", title="Followed", paper="https://example.org", family="classic", kind="study", learns="student",
-        teacher="none", players={"student": learning(sgd(lr=0.5)), "trace": built(trace(series=("nll", "few"), room=5))},
+        teacher="none",
+        players={"student": learning(sgd(lr=0.5)), "trace": built(trace(series=("nll", "few"), room=5))},
         stages=(Repeat("rounds", (
             learn, Solve("all", record(figure=nll(), into="nll"), ("trace",), data="test"),
             Solve("few", record(figure=nll(), into="few", limit=3), ("trace",), data="test"),

@@ -40,7 +40,7 @@ recipe = Recipe(
     ),
     product="distilled",
     deviates=(
-        "teachers of other quality are the given one at other temperatures instead of other sizes and lengths of training",
+        "other teachers are the given one at other temperatures, instead of other sizes and lengths of training",
         "students are cut from the given one by width; one pass over the text, its length the number of tokens",
         "the published coefficients are not shipped: they could not be checked",
     ),

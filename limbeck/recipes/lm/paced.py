@@ -1,4 +1,4 @@
-"""PACED: learn most from prompts that the student gets right now and then; first cover the teacher, then consolidate."""
+"""PACED: learn most from prompts that the student gets right now and then; cover the teacher, then consolidate."""
 
 from __future__ import annotations
 
