@@ -36,10 +36,10 @@ claim = Claim(
     },
     says=(more("accuracy", "paced", "uniform", by=0.02), more("accuracy", "paced", "reverse first", by=0.0)),
     set={
-        "ask.rows": first(rows=192) >> said.on(student="teacher"), "ask.chunk": 0,
+        "ask.rows": first(rows=96) >> said.on(student="teacher"), "ask.chunk": 0,
         **{f"{r}.rate.rows": rated(said=said, verifier=right_answer()) for r in ROUNDS},
         **{f"{r}.rate.chunk": 0 for r in ROUNDS}, **{f"{r}.learn.batch_size": 24 for r in ROUNDS},
-        "cover.learn.steps": 40, "consolidate.learn.steps": 20,
+        f"consolidate.{BATCH}.max_new_tokens": 24, "cover.learn.steps": 40, "consolidate.learn.steps": 20,
     },
     tune=Tune("accuracy", dict.fromkeys(ARMS, RATES)),
     players={"student": "warm_student"}, control="uniform",

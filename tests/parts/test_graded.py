@@ -1,4 +1,4 @@
-"""Narrower students are nets of their own; teachers of another temperature say softmax(z / temperature) whatever asks."""
+"""Narrower students are nets of their own; a teacher of another temperature says softmax(z / temperature)."""
 
 from __future__ import annotations
 
