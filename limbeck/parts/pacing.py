@@ -33,6 +33,7 @@ def beta_kernel(p_B: Tensor, alpha: float, beta: float) -> Tensor:
         BadValue: a negative exponent.
 
     Example:
+        >>> import torch
         >>> beta_kernel(torch.tensor([0.0, 0.25, 0.5]), 1.0, 1.0)
         tensor([0.0000, 0.1875, 0.2500])
 

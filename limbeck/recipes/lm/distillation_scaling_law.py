@@ -12,8 +12,8 @@ from limbeck.probes.scaling import loss_of, tokens_of, weights_of
 from limbeck.recipe import Learn, Make, Phase, Recipe, Repeat, Solve, Sub
 from limbeck.roles import built, frozen
 
-distil = (sequence_mean() * forward_kl()).on(student="pupil", teacher="tempered")
-alone = (sequence_mean() * cross_entropy()).on(student="pupil")
+learn = Phase("pupil", ("pupil",), (sequence_mean() * forward_kl()).on(student="pupil", teacher="tempered"))
+by, alone = ("laws",), (sequence_mean() * cross_entropy()).on(student="pupil")
 students = {"pupil.builder.width": (0.25, 0.5, 1.0), "text.rows.rows": (1_000, 4_000, 16_000)}
 runs = {"sweep.times": (0,), **students}  # a run of the sweep is this recipe without the sweep
 figures = {"loss": loss_of(of="pupil"), "n": weights_of(of="pupil"), "d": tokens_of(of="text")}
@@ -26,16 +26,14 @@ recipe = Recipe(
         "pupil": built(sized(), adamw(lr=cosine(start=1e-3, warmup=0.05))), "laws": built(laws()),
     },
     stages=(
-        Make("text", first(rows=4_000), into="text", chunk=0),
-        Learn("learn", (Phase("pupil", ("pupil",), distil),), batch_size=32, data="text"),
+        Make("text", first(rows=4_000), into="text", chunk=0), Learn("learn", (learn,), batch_size=32, data="text"),
         Repeat("sweep", (
             Sub("supervised", recipe="distillation-scaling-law", over={"learn.pupil.loss": (alone,), **runs},
                 probes=figures, into="supervised"),
             Sub("distilled", recipe="distillation-scaling-law",
                 over={"tempered.builder.temperature": (1.0, 1.4, 2.0), **runs},
                 probes={**figures, "teacher": loss_of(of="tempered")}, into="distilled"),
-            Solve("alone", step_supervised(), ("laws",), data="supervised"),
-            Solve("under", step_distilled(), ("laws",), data="distilled"),
+            Solve("alone", step_supervised(), by, data="supervised"), Solve("under", step_distilled(), by, data="distilled"),
         )),
     ),
     product="distilled",

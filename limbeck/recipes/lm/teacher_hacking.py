@@ -13,7 +13,8 @@ from limbeck.recipes.baselines.sft import imitate
 from limbeck.roles import built, frozen, learning
 
 BATCH, LOSS = "rounds.distill.student.batch", "rounds.distill.student.loss"
-said = rollout(max_new_tokens=64)
+SERIES = ("golden", "proxy", "seen")
+said, optimised = rollout(max_new_tokens=64), learning(adamw(lr=3e-4))
 by_oracle, by_teacher = said.on(student="oracle"), said.on(student="teacher")
 taught = Phase("teacher", ("teacher",), (sequence_mean() * cross_entropy()).on(student="teacher"))
 golden, proxy = record(figure=token_kl().on(teacher="oracle"), into="golden"), record(into="proxy")
@@ -21,13 +22,10 @@ golden, proxy = record(figure=token_kl().on(teacher="oracle"), into="golden"), r
 recipe = Recipe(
     key="teacher-hacking", title="On Teacher Hacking in Language Model Distillation", paper="arXiv:2502.02671",
     family="lm", kind="study", learns="teacher weights, student weights", teacher="white-box",
-    players={
-        "oracle": frozen(), "teacher": learning(adamw(lr=3e-4)), "student": learning(adamw(lr=3e-4)),
-        "trace": built(trace(series=("golden", "proxy", "seen"))),
-    },
+    players={"oracle": frozen(), "teacher": optimised, "student": optimised, "trace": built(trace(series=SERIES))},
     stages=(
-        Make("write", by_oracle, into="written"), Learn("teach", (taught,), data="written"),
-        Learn("warm", imitate, data="written"),
+        Make("write", by_oracle, into="written"),
+        Learn("teach", (taught,), data="written"), Learn("warm", imitate, data="written"),
         Make("ask", repeated(copies=1) >> by_teacher, into="answers"),
         Make("truth", by_oracle, into="truths", data="valid"), Make("echo", by_teacher, into="echoes", data="valid"),
         Repeat("rounds", (
