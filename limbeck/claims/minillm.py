@@ -11,7 +11,9 @@ from limbeck.recipe import Arm, Claim, Tune, less
 
 RATES = {"student.optimizer.lr.start": (1e-2, 3e-2, 1e-1)}
 EPOCHS = [f"distill.epoch-{k}" for k in range(1, 5)]
-SIZE = {f"{e}.{p}": v for e in EPOCHS for p, v in (("batch.mixed_rollout.max_new_tokens", 6), ("loss.language.weight", 0.0))}
+SIZE = {
+    f"{e}.{p}": v for e in EPOCHS for p, v in (("batch.mixed_rollout.max_new_tokens", 6), ("loss.language.weight", 0.0))
+}
 
 claim = Claim(
     bed="oracle_lm",

@@ -13,7 +13,7 @@ from limbeck.parts.scaling import Cells, Distilled, Supervised, cells_of
 from limbeck.players import Players
 from limbeck.probes.language import nll
 
-__all__ = ["early_gain", "held_out_error", "late_gain", "loss_of", "tokens_of", "weights_of"]
+__all__ = ["early_gain", "excess_error", "held_out_error", "late_gain", "loss_of", "tokens_of", "weights_of"]
 
 
 @part
@@ -94,6 +94,22 @@ def held_out_error(
         said = Distilled(*fitted.under.tolist())(n, d, cells.teacher.double(), alone)  # type: ignore[union-attr, operator]
     floor = loss_of.fn(players, data, of=truth)
     return float(((said - cells.loss).abs() / (cells.loss - floor)).mean())
+
+
+@part
+def excess_error(players: Players, data: Mapping[str, Source], *, held: int = 4, truth: str = "oracle") -> float:
+    """How much further off the law of distillation is than the law that knows of no teacher; below 0 where it is nearer.
+
+    error - blind error, each as `held_out_error` has it
+
+    Args:
+        players: `laws` and the player that is the truth.
+        data: `distilled`, the table of runs; and the test rows.
+        held: every so many runs one was held out.
+        truth: the player.
+    """
+    errors = [held_out_error.fn(players, data, held=held, blind=blind, truth=truth) for blind in (False, True)]
+    return float(errors[0] - errors[1])
 
 
 def _gain(data: Mapping[str, Source], most: bool) -> float:
