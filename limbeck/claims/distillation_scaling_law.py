@@ -1,4 +1,4 @@
-"""Claim: the teacher's loss tells how good its students get: the law foretells runs it has not seen, nearer than one without.
+"""Claim: the teacher's loss tells how good its students get: the law foretells new runs, nearer than one without it.
 
 Bed: the source of the text is a formula, so its entropy, below which no loss can fall, is known.
 """

@@ -98,7 +98,7 @@ def held_out_error(
 
 @part
 def excess_error(players: Players, data: Mapping[str, Source], *, held: int = 4, truth: str = "oracle") -> float:
-    """How much further off the law of distillation is than the law that knows of no teacher; below 0 where it is nearer.
+    """How much further off the law of distillation is than the law without a teacher; below 0 where it is nearer.
 
     error - blind error, each as `held_out_error` has it
 
