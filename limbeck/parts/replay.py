@@ -74,7 +74,7 @@ class Rows(nn.Module):
         """
         capacity, width = self.tokens.shape
         if len(length_B) and int(length_B.max()) > width:
-            raise BadData(f"a row of {int(length_B.max())} tokens does not fit into a memory of rows of {width}")
+            raise BadData(f"a row of {int(length_B.max())} tokens does not fit into a memory {width} wide")
         at_B = (int(self.seen) + torch.arange(len(length_B), device=self.tokens.device)) % capacity
         kept = slice(max(0, len(length_B) - capacity), None)
         cut_BT = tokens_BT[kept, :width]

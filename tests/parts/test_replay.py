@@ -191,7 +191,7 @@ def test_a_run_speaks_keeps_and_tells_again() -> None:
 
 def test_rows_that_do_not_fit_and_memories_of_nothing_are_refused() -> None:
     rows = Rows(2, 3)
-    with pytest.raises(BadData, match="a row of 4 tokens does not fit into a memory of rows of 3"):
+    with pytest.raises(BadData, match="a row of 4 tokens does not fit into a memory 3 wide"):
         rows.push(torch.ones(1, 4, dtype=torch.long), torch.tensor([4]), torch.tensor([1]))
     with pytest.raises(BadValue, match=r"needs places and a share in \[0, 1\], got 0 x 512"):
         replay(capacity=0)(Players({}), given_rows(0))
