@@ -245,15 +245,9 @@ def _check_servers(recipe: Recipe, nets: Mapping[str, nn.Module], specs: Mapping
 def _check_light(recipe: Recipe, nets: Mapping[str, nn.Module], specs: Mapping[str, str]) -> None:
     """Refuse to teach weights of fewer bits, which do not learn, except through low-rank changes."""
     for name, net in nets.items():
-        if (
-            recipe.players[name].optimizer is not None
-            and getattr(net, "bits", 0)
-            and not specs[name].startswith("lora:")
-        ):
-            raise BadValue(
-                f"the {name} learns, and weights of {net.bits} bits do not; give lora:{specs[name]} to learn changes "
-                "of them"
-            )
+        bits: Any = getattr(net, "bits", None)
+        if recipe.players[name].optimizer is not None and bits and not specs[name].startswith("lora:"):
+            raise BadValue(f"the {name} learns, and weights of {bits} bits do not; give lora:{specs[name]} for changes")
 
 
 def _read(job: Job, data: str, eval: str | None) -> Job:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import itertools
 import time
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from limbeck.assets.build_chars_deep import loss
 from limbeck.beds import chars, chars_few
@@ -37,7 +38,7 @@ def train(seed: int, steps: int, weight_decay: float, *, lr: float = 1e-2, batch
     """
     rng, player, data = torch.Generator().manual_seed(seed), chars_few.student(seed), chars_few.splits(seed)
     model: Any = player.lm.train()
-    tokens_NT: Any = data["train"].columns["tokens"]
+    tokens_NT, held_NT = (cast(Tensor, data[split].columns["tokens"]) for split in ("train", "valid"))
     optimiser = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps, pct_start=0.05)
     for _ in range(steps):
@@ -47,7 +48,7 @@ def train(seed: int, steps: int, weight_decay: float, *, lr: float = 1e-2, batch
         optimiser.step()
         schedule.step()
     with torch.no_grad():
-        return player, float(loss(model.eval(), data["valid"].columns["tokens"], chars.PROMPT - 1))
+        return player, float(loss(model.eval(), held_NT, chars.PROMPT - 1))
 
 
 def build() -> None:
