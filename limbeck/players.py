@@ -23,6 +23,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from limbeck.batch import Batch
 from limbeck.errors import BadValue, BrokenRecipe, Mismatch, unknown
+from limbeck.kernels.head import TokenHead
 from limbeck.roles import Role
 from limbeck.shard import cut, shard, skeleton
 
@@ -318,8 +319,20 @@ def _mean_of(members: list[Player]) -> Answer:
 
     def answer(batch: Batch, want: frozenset[str]) -> dict[str, Any]:
         given = [{w: m(batch, w) for w in want} for m in members]
-        if odd := [w for w in want if not isinstance(given[0][w], Tensor)]:
-            raise BrokenRecipe(f"an ensemble cannot average {odd[0]!r}: ask it for tensors")
-        return {w: torch.stack([g[w] for g in given]).mean(0) for w in want}
+        return {w: _mean(w, [g[w] for g in given]) for w in want}
 
     return answer
+
+
+def _mean(want: str, answers: list[Any]) -> Any:
+    """The mean of tensors; of heads the head whose logits are the mean of theirs, with no logits made."""
+    if all(isinstance(answer, Tensor) for answer in answers):
+        return torch.stack(answers).mean(0)
+    if not all(isinstance(answer, TokenHead) for answer in answers):
+        raise BrokenRecipe(f"an ensemble cannot average {want!r}: ask it for tensors or heads")
+    if len({head.size for head in answers}) > 1 or any(head.softcap is not None for head in answers):
+        raise Mismatch("an ensemble averages heads of one vocabulary and without a soft cap; ask it for logits")
+    hidden = torch.cat([head.hidden for head in answers], -1)
+    weight = torch.cat([head.scale / len(answers) * head.weight for head in answers], -1)
+    biases = [head.scale / len(answers) * head.bias for head in answers if head.bias is not None]
+    return TokenHead(hidden, weight, torch.stack(biases).sum(0) if biases else None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.adapters.factorise import factorise
+from limbeck.adapters.heads import prune_heads
 from limbeck.adapters.weights import wrapped
 from limbeck.errors import BadValue, unknown
 
@@ -45,17 +46,17 @@ LAYER = re.compile(r"^(.*?\.)(\d+)(\..*)$")
 
 
 def parse_sizes(spec: str) -> dict[str, Any]:
-    """Read `from-teacher:layers=6,width=0.5,embedding=64`.
+    """Read `from-teacher:layers=6,width=0.5,heads=8,embedding=64`.
 
     Raises:
-        UnknownName: another name than layers, width and embedding.
+        UnknownName: another name than layers, width, heads and embedding.
         BadValue: no number.
 
     Example:
         >>> parse_sizes("from-teacher:layers=6,width=0.5")
         {'layers': 6, 'width': 0.5}
     """
-    kinds = {"layers": int, "width": float, "embedding": int}
+    kinds = {"layers": int, "width": float, "heads": int, "embedding": int}
     sizes: dict[str, Any] = {}
     for pair in filter(None, spec.partition(":")[2].split(",")):
         name, _, value = pair.partition("=")
@@ -80,24 +81,27 @@ class _Cut:
         return self.features if axis == "H" else self.heads[layer][axis]
 
 
-def shrink(net: nn.Module, layers: int | None = None, width: float = 1.0, embedding: int = 0) -> nn.Module:
+def shrink(
+    net: nn.Module, layers: int | Sequence[int] | None = None, width: float = 1.0, embedding: int = 0, heads: int = 0
+) -> nn.Module:
     """Build a smaller net from the weights of another.
 
     Layers are spaced evenly and keep the first and the last. Heads and neurons are those whose output weights are
     largest, layer by layer; features those with the largest embeddings. With all layers and width 1 the net is a copy.
-    A narrow table of words comes last (see `factorise`).
+    Fewer heads (see `prune_heads`) or a narrow table of words (see `factorise`) come last.
 
     Args:
         net: of a transformers model; width is known for Llama, Mistral, Qwen, GPT-2, BERT, RoBERTa and DistilBERT.
-        layers: how many; all by default.
+        layers: how many, or which by number, in their order; all by default.
         width: the part of heads, neurons and features that is kept, in (0, 1]; heads are kept whole.
         embedding: columns of the table of words, of BERT encoders, which become ELECTRA encoders; 0 for all.
+        heads: query heads of every layer, whatever the width of the stream; 0 for all.
 
     Returns:
         The student, with the teacher's tokenizer and `path`.
 
     Raises:
-        BadValue: more layers than there are, a width that leaves no whole head, or an unknown architecture.
+        BadValue: more layers than there are, or others, a width that leaves no whole head, or an unknown architecture.
 
     Source: layers as in Sanh et al., "DistilBERT", arXiv:1910.01108, section 3; width by magnitude as in Xia et al.,
         "Sheared LLaMA", arXiv:2310.06694, without its learned masks.
@@ -107,12 +111,11 @@ def shrink(net: nn.Module, layers: int | None = None, width: float = 1.0, embedd
         kind = type(net).__name__ if model is None else "LoRA adapter; merge it first"
         raise BadValue(f"from-teacher needs a transformers model, the teacher is a {kind}")
     total = model.config.num_hidden_layers
-    layers = total if layers is None else layers
-    if not 1 <= layers <= total or not 0 < width <= 1:
-        raise BadValue(f"from-teacher: layers must be 1 to {total} and width in (0, 1], got {layers} and {width:g}")
+    kept = _layers(total if layers is None else layers, total)
+    if not 0 < width <= 1:
+        raise BadValue(f"from-teacher needs width in (0, 1], got {width:g}")
     if width < 1 and (model.config.is_encoder_decoder or not hasattr(model.config, _ffn_name(model.config))):
         raise BadValue(f"from-teacher: width is not known for {type(model).__name__}; give layers only")
-    kept = torch.linspace(0, total - 1, layers).round().int().tolist() if layers > 1 else [0]
     config = _config(model.config, kept, width)
     student = type(model)(config).to(next(model.parameters()).dtype)
     cut = None if width == 1 else _choose(model, kept, config)
@@ -126,7 +129,24 @@ def shrink(net: nn.Module, layers: int | None = None, width: float = 1.0, embedd
                     f"from-teacher: no rule fits {name!r} {tuple(theirs[source].shape)} of {type(model).__name__}"
                 )
             weight.copy_(value)
-    return _rewrap(net, model, factorise(student.eval(), embedding) if embedding else student.eval())
+    student = prune_heads(student, heads) if heads else student.eval()
+    return _rewrap(net, model, factorise(student, embedding) if embedding else student)
+
+
+def _layers(wanted: int | Sequence[int], total: int) -> list[int]:
+    """The layers that are kept, by number.
+
+    Example:
+        >>> _layers(3, 6), _layers((0, 5), 6)
+        ([0, 2, 5], [0, 5])
+    """
+    if isinstance(wanted, int):
+        if not 1 <= wanted <= total:
+            raise BadValue(f"from-teacher: layers must be 1 to {total}, got {wanted}")
+        return torch.linspace(0, total - 1, wanted).round().int().tolist() if wanted > 1 else [0]
+    if not wanted or list(wanted) != sorted(set(wanted)) or not 0 <= wanted[0] <= wanted[-1] < total:
+        raise BadValue(f"layers to keep are different numbers from 0 to {total - 1} in order, got {list(wanted)}")
+    return list(wanted)
 
 
 def _rewrap(net: nn.Module, model: nn.Module, student: nn.Module) -> nn.Module:
