@@ -106,7 +106,17 @@ def table() -> list[str]:
     """The rows of the table: vocabulary and sampling, tokens a second of each, and our ratio to each."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    heading = ["vocabulary", "sampling", "tokens / s", "`generate`", "rows", "ratio", "`generate_batch`", "ratio", "ids"]
+    heading = [
+        "vocabulary",
+        "sampling",
+        "tokens / s",
+        "`generate`",
+        "rows",
+        "ratio",
+        "`generate_batch`",
+        "ratio",
+        "ids",
+    ]
     out = [f"| {' | '.join(heading)} |", "|---" * len(heading) + "|"]
     weights = []
     for vocab in (32_000, 2048):
@@ -121,8 +131,14 @@ def table() -> list[str]:
             same = sum(a == b for a, b in zip(runs[0][0][1], runs[0][1][1], strict=True))
             cells = [f"{vocab:,}", "greedy" if temperature == 0 else "at temperature 1", f"{speed[0]:,.0f}"]
             cells += [f"{speed[1]:,.0f}", str(part), f"{speed[0] / speed[1]:.2f}"]
-            cells += [f"{speed[2]:,.0f}", f"{speed[0] / speed[2]:.2f}", f"{same} of {ROWS}" if temperature == 0 else "-"]
+            cells += [
+                f"{speed[2]:,.0f}",
+                f"{speed[0] / speed[2]:.2f}",
+                f"{same} of {ROWS}" if temperature == 0 else "-",
+            ]
             out.append(f"| {' | '.join(cells)} |")
-        weights.append(f"{sum(p.nbytes for p in lm.parameters() if p is not lm.model.embed_tokens.weight) / 2**20:.0f} MiB")
+        weights.append(
+            f"{sum(p.nbytes for p in lm.parameters() if p is not lm.model.embed_tokens.weight) / 2**20:.0f} MiB"
+        )
     note = f"A step reads {weights[0]} of weights with the larger vocabulary, {weights[1]} with the smaller one."
     return [*out, "", note]

@@ -19,6 +19,7 @@ import ctypes
 import gc
 import importlib.util
 import io
+import itertools
 import json
 import logging
 import statistics
@@ -89,7 +90,8 @@ def ours(vocab: int, beta: float, own: bool, steps: int) -> list[float]:
     mask = (torch.arange(TOKENS) >= PROMPT).expand(ROWS, -1).contiguous()
     data = Table({"tokens": rows(vocab), "mask": mask, "length": at * 0 + TOKENS, "prompt": at})
     with tempfile.TemporaryDirectory() as folder, Run(Path(folder) / "run", {"key": "step"}) as run:
-        Loop(recipe, {"student": CausalLM(student), "teacher": CausalLM(teacher)}, {"train": data}, Options(), run).execute()
+        nets = {"student": CausalLM(student), "teacher": CausalLM(teacher)}
+        Loop(recipe, nets, {"train": data}, Options(), run).execute()
         lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line)["student/loss"] for line in lines]
 
@@ -97,7 +99,8 @@ def ours(vocab: int, beta: float, own: bool, steps: int) -> list[float]:
 def trl(vocab: int, beta: float, own: bool, steps: int) -> list[float]:
     """Train with GKD of TRL, and return the loss of every step."""
     from datasets import Dataset
-    from tokenizers import Tokenizer, models as words
+    from tokenizers import Tokenizer
+    from tokenizers import models as words
     from transformers import PreTrainedTokenizerFast
     from trl.experimental.gkd import GKDConfig, GKDTrainer
 
@@ -159,7 +162,7 @@ def cost(work: Callable[[], list[float]]) -> Cost:
     losses = work()
     hook.remove()
     peak = (resident("VmHWM") - before) / GIB
-    return statistics.median(b - a for a, b in zip(ticks, ticks[1:], strict=False)), peak, losses
+    return statistics.median(b - a for a, b in itertools.pairwise(ticks)), peak, losses
 
 
 def table() -> list[str]:

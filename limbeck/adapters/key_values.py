@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-__all__ = ["Roomy", "joins", "joined"]
+__all__ = ["Roomy", "joined", "joins"]
 
 ROOM = 64  # tokens for which a layer makes room at least, once it is full
 
@@ -31,6 +31,7 @@ class Roomy(DynamicLayer):  # type: ignore[misc]
 
     def __init__(self, layer: DynamicLayer) -> None:
         super().__init__()
+        assert layer.keys is not None and layer.values is not None
         self.dtype, self.device, self.is_initialized = layer.dtype, layer.device, True
         self.keys, self.values = self._room = layer.keys, layer.values
 
@@ -41,10 +42,12 @@ class Roomy(DynamicLayer):  # type: ignore[misc]
             key_states: (B, H, new, D).
             value_states: (B, H, new, D).
         """
+        assert self.keys is not None and self.values is not None
         held, total = self.keys.shape[-2], self.keys.shape[-2] + key_states.shape[-2]
         # keys that were reordered or replaced from outside do not lie in the room any more
         if total > self._room[0].shape[-2] or self.keys.data_ptr() != self._room[0].data_ptr():
-            self._room = tuple(_with_room(x, total + max(ROOM, total // 2)) for x in (self.keys, self.values))
+            more = total + max(ROOM, total // 2)
+            self._room = _with_room(self.keys, more), _with_room(self.values, more)
         for room, new in zip(self._room, (key_states, value_states), strict=True):
             room[:, :, held:total] = new
         self.keys, self.values = (room[:, :, :total] for room in self._room)

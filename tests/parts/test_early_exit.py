@@ -110,4 +110,5 @@ def test_the_expected_share_is_that_of_enumeration() -> None:
     players = Players({"teacher": player("teacher", oracle_lm.oracle(0)), "student": llama(1)})
     share = expected_share(rows=512, max_new_tokens=6)(players, data)
     assert abs(share - acceptance()(players, data)) < 0.01
-    assert expected_share(rows=8)(Players({n: replace(players["teacher"], name=n) for n in players}), data) == pytest.approx(1)
+    alike = Players({name: replace(players["teacher"], name=name) for name in players})
+    assert expected_share(rows=8)(alike, data) == pytest.approx(1)

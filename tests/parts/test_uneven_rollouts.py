@@ -114,17 +114,15 @@ def exact(p: np.ndarray, u: float) -> int:
 
 
 @settings(deadline=None, max_examples=40)
-@given(
-    seed=st.integers(0, 10_000), vocabulary=st.integers(513, 3000), spread=st.floats(0, 8), temperature=st.floats(0.3, 3)
-)
+@given(seed=st.integers(0, 10_000), vocabulary=st.integers(513, 3000), spread=st.floats(0, 8), heat=st.floats(0.3, 3))
 def test_a_large_vocabulary_is_inverted_as_the_exact_distribution_function(
-    seed: int, vocabulary: int, spread: float, temperature: float
+    seed: int, vocabulary: int, spread: float, heat: float
 ) -> None:
     g = torch.Generator().manual_seed(seed)
     logits, u = spread * torch.randn(8, vocabulary, generator=g), torch.rand(8, generator=g).clamp(1e-6, 1 - 1e-6)
     logits[torch.rand(8, vocabulary, generator=g) < 0.3] = -torch.inf
-    drawn = choose(logits, u, temperature=temperature)
-    p = (logits.double() / temperature).softmax(-1).numpy()
+    drawn = choose(logits, u, temperature=heat)
+    p = (logits.double() / heat).softmax(-1).numpy()
     for b, token in enumerate(drawn.tolist()):
         assert p[b, token] > 0
         assert exact(p[b], float(u[b]) - 2e-6) <= token <= exact(p[b], float(u[b]) + 2e-6)
