@@ -1,10 +1,10 @@
-"""What sampling costs: tokens a second against `generate` of transformers, with prompts and answers of uneven length.
+"""What sampling costs: against `generate` of transformers, with prompts and answers of uneven length.
 
 A Llama of 4 layers and width 256 without training continues 64 prompts of 8 to 128 tokens, each by at most 128 more; a
 bias on the end token makes answers of 32 tokens in the mean. `generate` is given the prompts sorted by length in parts
 of 16, 32 or 64, whichever is fastest, our sampler all at once and unsorted; `generate_batch` is its continuous
-batching. Tokens are those up to the end of each answer. The greedy ids of `generate` and ours are compared: they may
-differ where the two best logits are nearly equal.
+batching. Tokens are those up to the end of each answer, seconds those of the processor. The greedy ids of `generate`
+and ours are compared: they may differ where the two best logits are nearly equal.
 
 The floor: every decoding step reads all weights once, whatever the number of rows.
 """
@@ -97,9 +97,9 @@ def continuous(lm: LlamaForCausalLM, tokens_BT: Tensor, length_B: Tensor, seed: 
 
 
 def rate(work: Callable[..., Said], *given: Any) -> tuple[float, Said]:
-    start = time.perf_counter()
+    start = time.process_time()
     said = work(*given)
-    return sum(map(len, said)) / (time.perf_counter() - start), said
+    return sum(map(len, said)) / (time.process_time() - start), said
 
 
 def table() -> list[str]:
