@@ -9,10 +9,14 @@ from types import ModuleType
 
 import torch
 
-from benchmarks import cache, divergence, loop
+from benchmarks import cache, divergence, loop, rollouts, step
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
-TITLES = {"loop": "The loop", "divergence": "Token divergences", "cache": "The cache of the teacher"}
+TITLES = {
+    "loop": "The loop", "divergence": "Token divergences", "cache": "The cache of the teacher",
+    "rollouts": "Sampling", "step": "A whole step",
+}  # fmt: skip
+MODULES = {"loop": loop, "divergence": divergence, "cache": cache, "rollouts": rollouts, "step": step}
 
 
 def section(name: str, module: ModuleType) -> str:
@@ -28,7 +32,7 @@ def main(*names: str) -> None:
     """Measure, print and write."""
     text = PAGE.read_text() if PAGE.exists() else ""
     known = {part.partition("\n")[0]: part.rstrip() for part in text.split("\n## ")[1:]}
-    for name, module in (("loop", loop), ("divergence", divergence), ("cache", cache)):
+    for name, module in MODULES.items():
         if not names or name in names:
             known[TITLES[name]] = section(name, module).removeprefix("## ")
             print(known[TITLES[name]])

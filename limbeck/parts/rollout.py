@@ -9,13 +9,16 @@ int64, the number of leading tokens that are the prompt.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.nn import functional as F
 
 from limbeck.batch import Batch
 from limbeck.errors import BadData, BadValue, BrokenRecipe
@@ -25,6 +28,10 @@ from limbeck.players import Player, Players
 from limbeck.rng import Rng
 
 __all__ = ["choose", "mixed", "rollout", "sample"]
+
+BLOCK = 512  # tokens of a large vocabulary that are summed at once
+STAY = 0.8  # the share of rows that go on, at which those that ended leave the batch
+SPREAD, NEAR = 1.25, 8  # prompts are read together if the longest is so many times the shortest, or tokens longer
 
 
 def choose(logits_BV: Tensor, u_B: Tensor, *, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:
@@ -55,6 +62,8 @@ def choose(logits_BV: Tensor, u_B: Tensor, *, temperature: float = 1.0, top_p: f
         raise BadValue(f"sampling needs temperature >= 0 and 0 < top_p <= 1, got {temperature:g} and {top_p:g}")
     if temperature == 0:
         return logits_BV.argmax(-1)
+    if top_p == 1 and logits_BV.shape[-1] > BLOCK:
+        return _inverted(logits_BV, u_B, temperature)
     # in double precision, a sum over a large vocabulary does not lose its rare tokens
     p_BV = (logits_BV.double() / temperature).softmax(-1)
     if top_p < 1:
@@ -63,6 +72,23 @@ def choose(logits_BV: Tensor, u_B: Tensor, *, temperature: float = 1.0, top_p: f
         p_BV = p_BV.masked_fill(beyond_BV.scatter(-1, order_BV, beyond_BV), 0.0)
     cdf_BV = p_BV.cumsum(-1)
     return torch.searchsorted(cdf_BV, u_B.double()[:, None] * cdf_BV[:, -1:])[:, 0]
+
+
+def _inverted(logits_BV: Tensor, u_B: Tensor, temperature: float) -> Tensor:
+    """Invert the distribution function of a large vocabulary: first the block of tokens, then the token in it."""
+    blocks = -(-logits_BV.shape[-1] // BLOCK)
+    p_BT = F.pad(logits_BV, (0, blocks * BLOCK - logits_BV.shape[-1]), value=-torch.inf)
+    p_BT = p_BT.sub_(logits_BV.amax(-1, keepdim=True)).div_(temperature).exp_()
+    p_BNK = p_BT.unflatten(-1, (blocks, BLOCK))
+    mass_BN = p_BNK.sum(-1).double()
+    below_BN = mass_BN.cumsum(-1)
+    at_B1 = u_B.double()[:, None] * below_BN[:, -1:]
+    block_B1 = torch.searchsorted(below_BN, at_B1)
+    share_B1 = (at_B1 - below_BN.gather(-1, block_B1)) / mass_BN.gather(-1, block_B1) + 1
+    # in double precision and as a share of the block, no rare token of it is lost
+    inside_BK = p_BNK[torch.arange(len(u_B), device=u_B.device), block_B1[:, 0]].double().cumsum(-1)
+    first_B1 = torch.searchsorted(inside_BK, share_B1.clamp(min=2.0**-53) * inside_BK[:, -1:])
+    return (block_B1 * BLOCK + first_B1)[:, 0]
 
 
 @torch.no_grad()
@@ -110,40 +136,125 @@ def sample(
     u_BK = rng.uniform("token", max_new_tokens)
     ends = torch.tensor(player.eos, dtype=torch.long, device=tokens_BT.device)
 
-    def pick(logits_BV: Tensor, k: int) -> Tensor:
-        return choose(logits_BV, u_BK[:, k], temperature=temperature, top_p=top_p)
+    def pick(logits_AV: Tensor, at_A: Tensor, k: int) -> Tensor:
+        return choose(logits_AV, u_BK[at_A, k], temperature=temperature, top_p=top_p)
 
     with _evaluating(player.module) as net:
-        new_BK = _decode(net, *_right_aligned(tokens_BT, length_B, player.pad), pick, ends, max_new_tokens)
+        new_BK = _decode(net, tokens_BT, length_B, player.pad, pick, ends, max_new_tokens)
     return _joined(tokens_BT, length_B, new_BK, ends, player.pad)
 
 
 def _decode(
-    net: nn.Module, tokens_BT: Tensor, seen_BT: Tensor, pick: Callable[[Tensor, int], Tensor], ends: Tensor, steps: int
-) -> Tensor:
-    """Continue left-padded rows, all in step, until every one has ended."""
-    said: list[Tensor] = []
-    ended_B, cache = torch.zeros_like(seen_BT[:, 0]), None
+    net: nn.Module, tokens_BT: Tensor, length_B: Tensor, pad: int, pick: Callable[[Tensor, Tensor, int], Tensor],
+    ends: Tensor, steps: int,
+) -> Tensor:  # fmt: skip
+    """Continue rows, all in step, until every one has ended; A of them are still in the batch.
+
+    Rows that ended go on until it pays to leave them out, if the net's cache can; what they say then is not read.
+    """
+    together = _sharded(net)
+    at_A = torch.arange(len(length_B), device=tokens_BT.device)
+    said_BK = tokens_BT.new_full((len(length_B), steps), pad)
+    alive_A, (next_AV, cache, seen_AT) = torch.ones_like(at_A, dtype=torch.bool), _read(net, tokens_BT, length_B, pad)
     for k in range(steps):
-        positions_BT = (seen_BT.cumsum(1) - 1).clamp(min=0)[:, -tokens_BT.shape[1] :]
-        asked = {"tokens": tokens_BT, "seen": seen_BT, "positions": positions_BT, "cache": cache}
-        answer = net(asked, frozenset({"next", "cache"}))
-        said.append(pick(answer["next"], k))
-        ended_B = ended_B | torch.isin(said[-1], ends)
-        if _everywhere(ended_B.all(), net):
+        said_A = pick(next_AV, at_A, k)
+        said_BK[at_A, k] = said_A
+        alive_A = alive_A & ~torch.isin(said_A, ends)
+        left = int(alive_A.sum())
+        if k + 1 == steps or _everywhere(left == 0, together, ends.device):
             break
-        tokens_BT, cache = said[-1][:, None], answer["cache"]
-        seen_BT = torch.cat((seen_BT, torch.ones_like(seen_BT[:, :1])), 1)
-    return torch.stack(said, 1)
+        if left <= STAY * len(at_A) and len(at_A) > 1 and _selects(cache):
+            stay = alive_A.nonzero()[:, 0] if left else at_A.new_zeros(1)
+            cache = _selected(cache, stay)
+            at_A, said_A, alive_A, seen_AT = at_A[stay], said_A[stay], alive_A[stay], seen_AT[stay]
+        seen_AT = torch.cat((seen_AT, torch.ones_like(seen_AT[:, :1])), 1)
+        next_AV, cache = _ask(net, said_A[:, None], seen_AT, cache)
+    return said_BK[:, : k + 1]
 
 
-def _everywhere(true: Tensor, net: nn.Module) -> bool:
-    """Whether it is true in all processes, where they must run a sharded net together; else whether it is true here."""
-    if dist.is_initialized() and any(isinstance(p, DTensor) for p in net.parameters()):
-        flag = true.int()
-        dist.all_reduce(flag, dist.ReduceOp.MIN)
-        return bool(flag)
-    return bool(true)
+def _ask(net: nn.Module, tokens_AT: Tensor, seen_AS: Tensor, cache: Any) -> tuple[Tensor, Any]:
+    """The logits after the last token, and the cache with all of them; the tokens end where `seen` does."""
+    positions_AT = (seen_AS.cumsum(1) - 1).clamp(min=0)[:, -tokens_AT.shape[1] :]
+    asked = {"tokens": tokens_AT, "seen": seen_AS, "positions": positions_AT, "cache": cache}
+    answer = net(asked, frozenset({"next", "cache"}))
+    return answer["next"], answer["cache"]
+
+
+def _read(net: nn.Module, tokens_BT: Tensor, length_B: Tensor, pad: int) -> tuple[Tensor, Any, Tensor]:
+    """Let the net read prompts: equal ones once, and short ones apart from long ones, as far as its cache allows.
+
+    Processes that run a sharded net together all ask it equally often, whatever their prompts.
+
+    Returns:
+        The logits after each prompt (B, V), the cache of all rows, and which of its tokens are true (B, T).
+    """
+    together = _sharded(net)
+    seen_BT = _right_aligned(tokens_BT, length_B, pad)[1]
+    at_T = torch.arange(int(length_B.max()), device=tokens_BT.device)
+    marked_BT = tokens_BT[:, : len(at_T)].where(at_T < length_B[:, None], -1)
+    prompts_PT, of_B = torch.unique(marked_BT, dim=0, return_inverse=True)
+    length_P = (prompts_PT >= 0).sum(1)
+    groups = [length_P.argsort(stable=True)] if together else _alike(length_P)
+    answers: list[tuple[Tensor, Any]] = []
+    for rows in groups:
+        answers.append(_ask(net, *_right_aligned(prompts_PT[rows], length_P[rows], pad), None))
+        if not _joins(answers[0][1]):
+            break
+    cache = answers[0][1]
+    if _joins(cache):
+        from limbeck.adapters.key_values import joined
+
+        cache = joined([c for _, c in answers])
+    elif not _selects(cache) or len(groups) > 1:
+        return (*_ask(net, *_right_aligned(tokens_BT, length_B, pad), None), seen_BT)
+    from_B = torch.cat(groups).argsort()[of_B]
+    return torch.cat([n for n, _ in answers])[from_B], _selected(cache, from_B), seen_BT
+
+
+def _alike(length_P: Tensor) -> list[Tensor]:
+    """Places of prompts in groups of similar length, the shortest first."""
+    lengths, order = length_P.sort(stable=True)
+    starts = [0]
+    for i, n in enumerate(lengths.tolist()):
+        if n > max(SPREAD * int(lengths[starts[-1]]), int(lengths[starts[-1]]) + NEAR):
+            starts.append(i)
+    return [order[a:b] for a, b in itertools.pairwise([*starts, len(order)])]
+
+
+def _joins(cache: Any) -> bool:
+    """Whether caches of different prompts can be put together."""
+    if not hasattr(cache, "layers"):
+        return False
+    from limbeck.adapters.key_values import joins
+
+    return joins(cache)
+
+
+def _selects(cache: Any) -> bool:
+    """Whether rows of the cache can be left out, or repeated: a tensor's, and those of transformers' caches."""
+    return isinstance(cache, Tensor) or hasattr(cache, "reorder_cache")
+
+
+def _selected(cache: Any, rows: Tensor) -> Any:
+    """The cache of these rows."""
+    if isinstance(cache, Tensor):
+        return cache[rows]
+    cache.reorder_cache(rows)
+    return cache
+
+
+def _sharded(net: nn.Module) -> bool:
+    """Whether all processes must run the net together."""
+    return dist.is_initialized() and any(isinstance(p, DTensor) for p in net.parameters())
+
+
+def _everywhere(true: bool, together: bool, device: torch.device) -> bool:
+    """Whether it is true in all processes, where they run a net together; else whether it is true here."""
+    if not together:
+        return true
+    flag = torch.tensor(int(true), device=device)
+    dist.all_reduce(flag, dist.ReduceOp.MIN)
+    return bool(flag)
 
 
 @contextmanager

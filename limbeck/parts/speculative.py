@@ -12,13 +12,14 @@ Source: Leviathan et al., "Fast Inference from Transformers via Speculative Deco
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from limbeck.errors import BadValue, Mismatch
+from limbeck.parts.draft_length import Belief
 from limbeck.parts.rollout import choose
 from limbeck.players import Player
 from limbeck.rng import Rng
@@ -102,7 +103,7 @@ def _cut(cache: Any, last: int) -> Any:
 @torch.no_grad()
 def speculate(
     target: Player, draft: Player, tokens_BT: Tensor, length_B: Tensor, rng: Rng, *,
-    block: int = 4, temperature: float = 1.0, max_new_tokens: int = 128,
+    block: int | Belief = 4, temperature: float = 1.0, max_new_tokens: int = 128,
 ) -> Speculation:  # fmt: skip
     """Let a target continue rows with the help of a draft; row by row, each with its own caches.
 
@@ -113,7 +114,7 @@ def speculate(
         length_B: their lengths, at least 1.
         rng: the streams of the rows; position k of a continuation uses the k-th number of each, so that what is said
             does not depend on the size of the block.
-        block: tokens proposed at a time; gamma in the paper.
+        block: tokens proposed at a time, gamma in the paper; or what they are drawn from.
         temperature: of both softmaxes; 0 is greedy.
         max_new_tokens: a row stops there if it does not end itself.
 
@@ -126,11 +127,13 @@ def speculate(
 
     Source: Leviathan et al., arXiv:2211.17192, algorithm 1.
     """
-    if block < 1 or temperature < 0:
+    if (isinstance(block, int) and block < 1) or temperature < 0:
         raise BadValue(f"speculation needs block >= 1 and temperature >= 0, got {block} and {temperature:g}")
     if target.vocab != draft.vocab or getattr(target, "family", "") != getattr(draft, "family", ""):
         raise Mismatch(f"draft ({draft.vocab} tokens) and target ({target.vocab} tokens) must have one vocabulary")
     draws = {name: rng.uniform(name, max_new_tokens) for name in ("propose", "keep", "mend")}
+    if isinstance(block, Belief):
+        draws["stop"] = rng.uniform("stop", max_new_tokens, block.most)
     out, rows = Speculation(tokens_BT, length_B), []
     for b, prompt in enumerate(tokens_BT.tolist()):
         text = prompt[: int(length_B[b])]
@@ -143,15 +146,20 @@ def speculate(
 
 
 def _row(
-    text: list[int], target: _Reader, draft: _Reader, u: dict[str, Tensor], block: int, most: int, out: Speculation
-) -> list[int]:
+    text: list[int], target: _Reader, draft: _Reader, u: dict[str, Tensor], block: int | Belief, most: int,
+    out: Speculation,
+) -> list[int]:  # fmt: skip
     """Continue one row until it ends or is long enough."""
+    block = replace(block) if isinstance(block, Belief) else block
     start, ends = len(text), set(target.player.eos)
     while (said := len(text) - start) < most and not (said and text[-1] in ends):
-        proposed, q_KV = _propose(text, draft, u["propose"][said:], min(block, most - said - 1), ends)
+        size = block.draw(u["stop"][said]) if isinstance(block, Belief) else block
+        proposed, q_KV = _propose(text, draft, u["propose"][said:], min(size, most - said - 1), ends)
         p_KV = target.probs(text + proposed)[-len(proposed) - 1 :]
         kept = _kept(p_KV, q_KV, proposed, u["keep"][said:])
         out.calls, out.proposed, out.kept = out.calls + 1, out.proposed + len(proposed), out.kept + kept
+        if isinstance(block, Belief):
+            block.learn(kept, len(proposed))
         text = text + proposed[:kept]
         if kept < len(proposed) or not (proposed and proposed[-1] in ends):
             rest_V = p_KV[kept] if kept == len(proposed) else (p_KV[kept] - q_KV[kept]).clamp(min=0)
