@@ -7,12 +7,14 @@ where the model writes. 0.02 more are a twentieth of what such an exit has refus
 from __future__ import annotations
 
 from limbeck.part import terms
+from limbeck.parts.rollout import rollout
 from limbeck.parts.token import cross_entropy
+from limbeck.parts.trace import first
 from limbeck.probes.drafted import expected_share
 from limbeck.recipe import Arm, Claim, Tune, more
 
 RATES = {"student.optimizer.lr.start": (3e-3, 1e-2)}
-OWN = {"ask.rows.max_new_tokens": 32, "ask.chunk": 2048}
+OWN = {"ask.rows": first(rows=1024) >> rollout(max_new_tokens=32).on(student="teacher"), "ask.chunk": 0}
 HARD = {"distill.student.loss": terms(labels=cross_entropy())}
 
 claim = Claim(
