@@ -1,7 +1,7 @@
-"""Claim: with the reference in view one teaches oneself more than by imitating it, or by rewards for four times as much.
+"""Claim: with the reference in view one learns more from oneself than by imitating it, or from rewards of four answers.
 
 Bed: the base player is right half the time, and nearly always once it has read the textbook's answer, whose style is
-not its own. GRPO draws 64 answers a step, the others have 16; all take as many steps.
+not its own. GRPO draws 64 answers a step, four for every one of the others; all take as many steps.
 """
 
 from __future__ import annotations

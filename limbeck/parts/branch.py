@@ -26,9 +26,31 @@ from limbeck.parts.transcript import answers, contains_answer, marks, repeated, 
 from limbeck.players import Player, Players
 from limbeck.rng import Rng
 
-__all__ = ["SCORES", "branched", "forced", "local_scores", "nodes", "whole_answers"]
+__all__ = ["SCORES", "branched", "forced", "local_scores", "nodes", "thinned", "whole_answers"]
 
 SCORES = ("entropy of the teacher", "entropy of the student", "KL(teacher || student)", "margin of the teacher")
+
+
+@part
+def thinned(players: Players, batch: Batch, *, share: float = 0.1) -> Batch:
+    """Keep a share of the rows, drawn at random, and at least one.
+
+    Args:
+        players: not asked.
+        batch: any rows.
+        share: of the rows.
+
+    Raises:
+        BadValue: a share outside (0, 1].
+
+    Example:
+        >>> thinned(share=0.5)(None, Batch({"x": torch.arange(9)})).size
+        5
+    """
+    if not 0 < share <= 1:
+        raise BadValue(f"thinned keeps a share in (0, 1], got {share:g}")
+    order_B = batch.rng.fold("thinned").uniform("row", 1)[:, 0].argsort()
+    return take(batch, order_B[: math.ceil(share * batch.size)].sort().values.tolist())
 
 
 @part
@@ -156,7 +178,7 @@ def branched(
         BadValue: an odd number of copies, a share outside [0, 1], or a student without a tokenizer.
         BadData: a prompt that leaves no room in the student's context for two answers.
 
-    Source: the targeted rollouts of "Unmasking On-Policy Distillation: Where It Helps, Where It Hurts, and Why".
+    Source: the targeted rollouts of Ilhan et al., "Unmasking On-Policy Distillation", arXiv:2605.10889.
     """
     if copies < 2 or copies % 2:
         raise BadValue(f"branched compares two halves of the copies, so it needs an even number, got {copies}")
@@ -187,5 +209,10 @@ def local_scores(players: Players, batch: Batch) -> Batch:
     log_q, log_p = (h.logits().log_softmax(-1) for h in shared_heads(players.student, players.teacher, batch))
     p, q = log_p.exp(), log_q.exp()
     first_N2 = p.topk(2, -1).values
-    scores = (-(p * log_p).sum(-1), -(q * log_q).sum(-1), (p * (log_p - log_q)).sum(-1), first_N2[:, 0] - first_N2[:, 1])
+    scores = (
+        -(p * log_p).sum(-1),
+        -(q * log_q).sum(-1),
+        (p * (log_p - log_q)).sum(-1),
+        first_N2[:, 0] - first_N2[:, 1],
+    )
     return batch.with_(scores=torch.stack(scores, 1))

@@ -47,9 +47,7 @@ def clipped_forward_kl(
 
 
 @part
-def later(
-    players: Players, batch: Batch, *, least: float = 0.25, middle: float = 0.3, width: float = 0.1
-) -> Tensor:
+def later(players: Players, batch: Batch, *, least: float = 0.25, middle: float = 0.3, width: float = 0.1) -> Tensor:
     """Weigh a token by its place in the answer, late ones more.
 
     w(u) = least + (1 - least) sigmoid((u - middle) / width), u = (i - 1/2) / |y| for the i-th of |y| targets

@@ -14,7 +14,7 @@ answered = remembered() >> rollout(temperature=1.1, top_p=0.95, max_new_tokens=1
 
 recipe = Recipe(
     key="opsd", title="Self-Distilled Reasoner: On-Policy Self-Distillation for Large Language Models",
-    paper="https://github.com/siyan-zhao/OPSD", family="lm", kind="method", learns="student weights", teacher="self",
+    paper="arXiv:2601.18734", family="lm", kind="method", learns="student weights", teacher="self",
     players={
         "student": learning(adamw(lr=2e-4, weight_decay=0.0)), "initial": copy_of("student"),
         "teacher": self_under("initial", told()),
@@ -38,5 +38,6 @@ recipe = Recipe(
         "all weights learn unless the student is a `lora:` source; the code trains LoRA of rank 64 alone",
         "answers are drawn from a nucleus of 0.95 without the code's cut to the 20 likeliest tokens",
         "the teacher reads the reference as it stands: no explanation is written first (the code's reason_first)",
+        "both see the student's chat template; the published runs gave the student a prompt without one",
     ),
 )  # fmt: skip
