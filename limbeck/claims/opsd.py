@@ -1,4 +1,4 @@
-"""Claim: with the reference in view one learns more from oneself than by imitating it, or from rewards of four answers.
+"""Claim: with the reference in view one learns more from oneself than by imitating it, and than rewards teach.
 
 Bed: the base player is right half the time, and nearly always once it has read the textbook's answer, whose style is
 not its own. GRPO draws 64 answers a step, four for every one of the others; all take as many steps.

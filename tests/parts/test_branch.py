@@ -36,8 +36,6 @@ def two_letters(completion: str, row: Mapping[str, Any]) -> float:
 
 def net() -> CausalLM:
     lm: Any = tiny_llama(AB.size, 3, width=16, layers=1)
-    with torch.no_grad():
-        lm.lm_head.weight.mul_(8)  # an untrained net is nearly indifferent
     return CausalLM(lm.double(), AB.tokenizer())
 
 
@@ -130,7 +128,9 @@ def test_sampled_values_have_the_exact_ones_as_their_means() -> None:
     for half in range(2):
         assert float((found.value[n, k, half] - exact).abs().max()) < 5 * 0.5 / 200**0.5
     assert float((found.value[n, k, 0] - found.value[n, k, 1]).abs().max()) > 0
-    own = torch.stack([players.student(found, "logits")[i, int(m.int().argmax()) - 1] for i, m in enumerate(found.mask)])
+    own = torch.stack(
+        [players.student(found, "logits")[i, int(m.int().argmax()) - 1] for i, m in enumerate(found.mask)]
+    )
     torch.testing.assert_close(found.own, own.log_softmax(-1).gather(-1, found.ids))
     table = Table({c: found[c] for c in ("chance", "own", "theirs", "value", "reward", "row", "ids")})
     assert len(table) == 6
