@@ -44,9 +44,9 @@ def table(pull: Tensor, reward: Tensor | None = None, seed: int = 0, **more: Any
     """Branches whose teacher is the student moved along Q by `pull` (N,); Q is known without noise."""
     own, value = drawn(N, K, seed=seed).log_softmax(-1), drawn(N, K, seed=seed + 1).sigmoid()
     columns = {
-        "own": own, "theirs": (own + pull[:, None] * value).log_softmax(-1), "value": value[..., None].expand(-1, -1, 2),
-        "chance": torch.ones(N, K), "reward": torch.arange(N) % 2 if reward is None else reward,
-        "row": torch.arange(N) // 4,
+        "own": own, "theirs": (own + pull[:, None] * value).log_softmax(-1),
+        "value": value[..., None].expand(-1, -1, 2), "chance": torch.ones(N, K),
+        "reward": torch.arange(N) % 2 if reward is None else reward, "row": torch.arange(N) // 4,
     }  # fmt: skip
     return {"branches": Table({**columns, **more})}
 
