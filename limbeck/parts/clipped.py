@@ -69,7 +69,7 @@ def later(players: Players, batch: Batch, *, least: float = 0.25, middle: float 
         >>> import torch
         >>> mask = torch.tensor([[False, True, True, True]])
         >>> later(middle=0.5)(None, Batch({"mask": mask}))[mask]
-        tensor([0.2759, 0.6250, 0.9741])
+        tensor([0.2758, 0.6250, 0.9742])
 
     Source: Liu et al., "When Are Teacher Tokens Reliable?", arXiv:2605.21606 (the moderate schedule).
     """
