@@ -17,8 +17,8 @@ survey = asked >> nodes(per_row=10) >> branched(targets=nucleus(p=0.98, k=4), co
 
 recipe = Recipe(
     key="opd-alignment-diagnostic",
-    title="Unmasking On-Policy Distillation: Where It Helps, Where It Hurts, and Why",
-    paper="arXiv:2605.10889", family="lm", kind="diagnostic", learns="nothing", teacher="white-box",
+    title="Unmasking On-Policy Distillation: Where It Helps, Where It Hurts, and Why", paper="arXiv:2605.10889",
+    family="lm", kind="diagnostic", learns="nothing", teacher="white-box",
     players={"student": frozen(), "teacher": self_under("student", told())},
     stages=(
         Make("survey", survey, into="branches", data="test"),
@@ -27,9 +27,8 @@ recipe = Recipe(
             {
                 "forward": alignment_score(), "reverse": alignment_score(direction=to_teacher_reverse()),
                 "wrong": alignment_score(high=0.499), "right": alignment_score(low=0.5),
-                "wrong_from": alignment_bound(high=0.499, level=0.05),
-                "wrong_to": alignment_bound(high=0.499, level=0.95),
-                "right_from": alignment_bound(low=0.5, level=0.05), "right_to": alignment_bound(low=0.5, level=0.95),
+                "wrong_from": alignment_bound(high=0.499), "wrong_to": alignment_bound(high=0.499, level=0.95),
+                "right_from": alignment_bound(low=0.5), "right_to": alignment_bound(low=0.5, level=0.95),
             },
         ),
     ),

@@ -14,32 +14,27 @@ from limbeck.probes.branch_viability import local_auroc, position_auroc, positio
 from limbeck.recipe import Learn, Make, Measure, Phase, Recipe, Repeat
 from limbeck.roles import copy_of, learning, self_under
 
+teacher = self_under("initial", told())
 answered = remembered() >> rollout(temperature=1.1, top_p=0.95, max_new_tokens=1024)
 marked = thinned() >> answered >> graded()
 survey = marked >> nodes() >> branched(targets=drawn(draws=4), share=1.0, copies=4) >> local_scores()
 figures = {"position": position_auroc(), "local": local_auroc(), "lead_from": position_lead_bound(level=0.05)}
 loss = clipped_forward_kl(most=0.05, temperature=1.1)
+learn = Phase("student", ("student",), later() * (sequence_mean() * loss), answered)
 
 recipe = Recipe(
     key="pw-opsd",
     title="When Are Teacher Tokens Reliable? Position-Weighted On-Policy Self-Distillation for Reasoning",
     paper="arXiv:2605.21606", family="lm", kind="method", learns="student weights", teacher="self",
-    players={
-        "student": learning(adamw(lr=5e-6, weight_decay=0.0)), "initial": copy_of("student"),
-        "teacher": self_under("initial", told()),
-    },
+    players={"student": learning(adamw(lr=5e-6, weight_decay=0.0)), "initial": copy_of("student"), "teacher": teacher},
     stages=(
         Repeat("diagnose", (Make("survey", survey, into="branches"), Measure("viability", figures)), times=0),
-        Learn(
-            "distill", (Phase("student", ("student",), later() * (sequence_mean() * loss), answered),),
-            steps=100, batch_size=32, clip=0.1,
-        ),
+        Learn("distill", (learn,), steps=100, batch_size=32, clip=0.1),
     ),
     variants={
         "diagnosed": {"diagnose.times": 1}, "uniform": {"distill.student.loss.weight.least": 1.0},
-        "aggressive": {"distill.student.loss.weight.least": 0.0},
-        "reversed": {"distill.student.loss.weight.middle": 0.7, "distill.student.loss.weight.width": -0.1},
         "global": {"distill.student.loss": later() * loss},
+        "reversed": {"distill.student.loss.weight.middle": 0.7, "distill.student.loss.weight.width": -0.1},
     },
     deviates=(
         "the diagnosis draws alternatives from the teacher; the paper takes its likeliest ones",
