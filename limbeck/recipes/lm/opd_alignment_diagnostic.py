@@ -18,7 +18,7 @@ survey = asked >> nodes(per_row=10) >> branched(targets=nucleus(p=0.98, k=4), co
 recipe = Recipe(
     key="opd-alignment-diagnostic",
     title="Unmasking On-Policy Distillation: Where It Helps, Where It Hurts, and Why", paper="arXiv:2605.10889",
-    family="lm", kind="diagnostic", learns="nothing", teacher="white-box",
+    family="lm", kind="diagnostic", learns="nothing", teacher="white-box", product="branches",
     players={"student": frozen(), "teacher": self_under("student", told())},
     stages=(
         Make("survey", survey, into="branches", data="test"),
@@ -32,7 +32,6 @@ recipe = Recipe(
             },
         ),
     ),
-    product="branches",
     variants={
         "external": {"teacher": frozen()}, "answer-only": {"teacher.context.column": "answer"},
         "noise": {"teacher": built(noisy())},
