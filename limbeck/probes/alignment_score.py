@@ -137,7 +137,7 @@ def alignment_score(
     players: Players,
     data: Mapping[str, Source],
     *,
-    direction: Part = to_teacher_forward(),
+    direction: Part = to_teacher_reverse(),
     low: float = 0.0,
     high: float = 1.0,
 ) -> float:
@@ -162,7 +162,7 @@ def alignment_score(
 
 @part(higher=True)
 def alignment_gap(
-    players: Players, data: Mapping[str, Source], *, direction: Part = to_teacher_forward(), mark: float = 0.5
+    players: Players, data: Mapping[str, Source], *, direction: Part = to_teacher_reverse(), mark: float = 0.5
 ) -> float:
     """By how much the teacher's pull is better aligned on wrong answers than on right ones.
 
@@ -207,7 +207,7 @@ def alignment_bound(
     players: Players,
     data: Mapping[str, Source],
     *,
-    direction: Part = to_teacher_forward(),
+    direction: Part = to_teacher_reverse(),
     low: float = 0.0,
     high: float = 1.0,
     level: float = 0.05,
@@ -236,7 +236,7 @@ def alignment_error(
     players: Players,
     data: Mapping[str, Source],
     *,
-    direction: Part = to_teacher_forward(),
+    direction: Part = to_teacher_reverse(),
     verifier: Part = contains_answer(),
     limit: int = 32,
     least: float = 1e-3,

@@ -72,7 +72,7 @@ def test_a_teacher_that_is_the_student_tilted_by_value_is_aligned_and_its_opposi
     assert alignment_score(direction=reverse)({}, table(torch.ones(N))) == pytest.approx(1.0, abs=1e-6)
     assert alignment_score(direction=reverse)({}, table(-torch.ones(N))) == pytest.approx(-1.0, abs=1e-6)
     # for a small tilt forward KL pulls alike
-    assert alignment_score()({}, table(torch.full((N,), 1e-3))) == pytest.approx(1.0, abs=1e-3)
+    assert alignment_score(direction=to_teacher_forward())({}, table(torch.full((N,), 1e-3))) == pytest.approx(1.0, abs=1e-3)
 
 
 def test_the_gap_is_wrong_less_right() -> None:

@@ -8,7 +8,7 @@ from limbeck.parts.noisy import noisy
 from limbeck.parts.policy import graded
 from limbeck.parts.rollout import rollout
 from limbeck.parts.sparse import nucleus
-from limbeck.probes.alignment_score import alignment_bound, alignment_score, to_teacher_reverse
+from limbeck.probes.alignment_score import alignment_bound, alignment_score, to_teacher_forward
 from limbeck.recipe import Make, Measure, Recipe
 from limbeck.roles import built, frozen, self_under
 
@@ -25,7 +25,7 @@ recipe = Recipe(
         Measure(
             "alignment",
             {
-                "forward": alignment_score(), "reverse": alignment_score(direction=to_teacher_reverse()),
+                "reverse": alignment_score(), "forward": alignment_score(direction=to_teacher_forward()),
                 "wrong": alignment_score(high=0.499), "right": alignment_score(low=0.5),
                 "wrong_from": alignment_bound(high=0.499), "wrong_to": alignment_bound(high=0.499, level=0.95),
                 "right_from": alignment_bound(low=0.5), "right_to": alignment_bound(low=0.5, level=0.95),
