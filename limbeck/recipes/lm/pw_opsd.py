@@ -16,8 +16,8 @@ from limbeck.roles import copy_of, learning, self_under
 
 teacher = self_under("initial", told())
 answered = remembered() >> rollout(temperature=1.1, top_p=0.95, max_new_tokens=1024)
-marked = thinned() >> answered >> graded()
-survey = marked >> nodes() >> branched(targets=drawn(draws=4), share=1.0, copies=4) >> local_scores()
+branches = branched(targets=drawn(draws=4), share=1.0, copies=4, max_new_tokens=1024)
+survey = thinned() >> answered >> graded() >> nodes() >> branches >> local_scores()
 figures = {"position": position_auroc(), "local": local_auroc(), "lead_from": position_lead_bound(level=0.05)}
 loss = clipped_forward_kl(most=0.05, temperature=1.1)
 learn = Phase("student", ("student",), later() * (sequence_mean() * loss), answered)
