@@ -21,14 +21,14 @@ claim = Claim(
     },
     probes={
         "score": alignment_score(), "gap": alignment_gap(),
-        "error": alignment_error(verifier=right_answer(), max_new_tokens=8, limit=128),
+        "error": alignment_error(verifier=right_answer(), max_new_tokens=8, limit=64),
     },
     says=(
         more("score", "reference", "noise", by=0.2), more("gap", "reference", "noise", by=0.05),
-        more("gap", "answer", "noise", by=0.05), within("score", "noise", 0.1), within("error", "reference", 0.05),
+        more("gap", "answer", "noise", by=0.05), within("score", "noise", 0.15), within("error", "reference", 0.05),
     ),
     set={
-        "teacher.context.template": HINT, "survey.chunk": 512, f"{ROWS}.thinned.share": 0.3,
+        "teacher.context.template": HINT, "survey.chunk": 512, f"{ROWS}.thinned.share": 0.2,
         f"{ROWS}.branched.copies": 4,
         f"{ROWS}.rollout.max_new_tokens": 8, f"{ROWS}.graded.verifier": right_answer(),
         f"{ROWS}.branched.verifier": right_answer(), f"{ROWS}.branched.max_new_tokens": 8,

@@ -13,7 +13,7 @@ from limbeck.recipe import Make, Measure, Recipe
 from limbeck.roles import built, frozen, self_under
 
 asked = thinned() >> remembered() >> rollout(max_new_tokens=128) >> graded()
-survey = asked >> nodes(per_row=10) >> branched(targets=nucleus(p=0.98, k=4), copies=8)
+survey = asked >> nodes(per_row=10) >> branched(targets=nucleus(p=0.98, k=4), share=0.0, copies=8)
 
 recipe = Recipe(
     key="opd-alignment-diagnostic",
@@ -40,6 +40,6 @@ recipe = Recipe(
         "only the abstract was at hand: the choice of nodes and the correction of the bias are ours",
         "nodes are drawn at random, ten an answer, so that the score is of all tokens and not of the uncertain ones",
         "one cosine of all nodes together instead of the mean of their cosines, which is noise where nothing matters",
-        "tokens that are no candidates are left out, and both distributions renormalised, instead of lumped together",
+        "candidates are the student's likeliest, the others are left out: the teacher's would favour its noise",
     ),
 )  # fmt: skip
