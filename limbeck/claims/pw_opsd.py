@@ -1,12 +1,13 @@
 """Claim: the place tells which teacher tokens lead to success, so late ones should weigh more; not the other way round.
 
-Bed: the student errs at a known rate in every step, so what is left to do behind a token decides. Terms may be 1 large,
-for with the published 0.05 a teacher that is this certain is cut off nearly everywhere, and no arm learns.
+Bed: the student errs at a known rate in every step. The teacher is told the result alone, so that it knows the last
+step better than the others; told the whole reference it knows all of them, and there is nothing to weigh. Terms may be
+1 large: with the published 0.05, a teacher that is so certain is cut off nearly everywhere, and accuracy falls.
 """
 
 from __future__ import annotations
 
-from limbeck.beds.hints import HINT, right_answer
+from limbeck.beds.hints import right_answer
 from limbeck.probes.branch_viability import local_auroc, position_auroc, position_shortfall
 from limbeck.probes.gain import answer_gain
 from limbeck.recipe import Arm, Claim, Tune, more, within
@@ -29,8 +30,8 @@ claim = Claim(
         within("shortfall", "later", 0.0),
     ),
     set={
-        "teacher.context.template": HINT, "diagnose.times": 1, "diagnose.survey.chunk": 512,
-        f"{ROWS}.thinned.share": 0.03,
+        "teacher.context.column": "answer", "teacher.context.template": "?>{told}=",
+        "diagnose.times": 1, "diagnose.survey.chunk": 512, f"{ROWS}.thinned.share": 0.1,
         **{f"{path}.rollout.max_new_tokens": 8 for path in (ROWS, "distill.student.batch")},
         f"{ROWS}.graded.verifier": right_answer(), f"{ROWS}.branched.verifier": right_answer(),
         f"{ROWS}.branched.max_new_tokens": 8, "distill.student.loss.most": 1.0, "distill.steps": 20,

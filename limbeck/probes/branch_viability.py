@@ -1,8 +1,9 @@
 """Which tokens of a teacher can be trusted: what tells whether the student gets there from them.
 
-The figures read a table of branches (see `limbeck.parts.branch`) whose candidates were drawn from the teacher. A
-branch is viable as often as the student succeeds behind it; a score of its node is judged by AUROC, the probability
-that it is higher for a viable branch than for one that is not. Intervals are by bootstrap over questions.
+The figures read a table of branches (see `limbeck.parts.branch`) whose candidates were drawn from the teacher. Those
+that are another token than the one that was said are its alternatives. An alternative is viable as often as the student
+succeeds behind it; a score of its node is judged by AUROC, the probability that it is higher for a viable alternative
+than for one that is not. Intervals are by bootstrap over questions.
 
 Shapes: N nodes, K candidates, M branches.
 """
@@ -49,7 +50,7 @@ def auroc(score: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
 
 
 def _branches(data: Mapping[str, Source]) -> Batch:
-    """The table of branches.
+    """The table of branches, its weights those of alternatives.
 
     Raises:
         BadData: there is none.
@@ -57,7 +58,9 @@ def _branches(data: Mapping[str, Source]) -> Batch:
     if "branches" not in data:
         raise BadData("viability is measured on branches, which a stage made `into` that name: this run has none")
     source = data["branches"]
-    return Batch(dict(source.take(torch.arange(len(source)))))
+    table = Batch(dict(source.take(torch.arange(len(source)))))
+    said_N = table["tokens"][table["mask"]]
+    return table.with_(chance=table["chance"] * (table["ids"] != said_N[:, None]))
 
 
 def _aurocs(table: Batch, at: Tensor) -> Tensor:

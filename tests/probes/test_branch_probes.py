@@ -72,7 +72,8 @@ def test_a_teacher_that_is_the_student_tilted_by_value_is_aligned_and_its_opposi
     assert alignment_score(direction=reverse)({}, table(torch.ones(N))) == pytest.approx(1.0, abs=1e-6)
     assert alignment_score(direction=reverse)({}, table(-torch.ones(N))) == pytest.approx(-1.0, abs=1e-6)
     # for a small tilt forward KL pulls alike
-    assert alignment_score(direction=to_teacher_forward())({}, table(torch.full((N,), 1e-3))) == pytest.approx(1.0, abs=1e-3)
+    near = table(torch.full((N,), 1e-3))
+    assert alignment_score(direction=to_teacher_forward())({}, near) == pytest.approx(1.0, abs=1e-3)
 
 
 def test_the_gap_is_wrong_less_right() -> None:
@@ -132,8 +133,12 @@ def test_auroc_is_that_of_another_library(found: list[tuple[int, float, float]])
 
 
 def viable(late: Tensor, scores: Tensor, position: Tensor) -> dict[str, Table]:
-    value = late[:, None, None].expand(-1, K, 2)
-    return table(torch.ones(N), value=value, scores=scores, position=position)
+    """Nodes at which the third candidate was said, which is no alternative and worth the opposite."""
+    value = late[:, None, None].expand(-1, K, 2).clone()
+    value[:, 2] = 1 - value[:, 2]
+    tokens = torch.tensor([[9, 2]]).expand(N, -1)
+    more = {"ids": torch.arange(K).expand(N, -1), "tokens": tokens, "mask": tokens == 2}
+    return table(torch.ones(N), value=value, scores=scores, position=position, **more)
 
 
 def test_the_place_leads_where_it_decides_and_not_where_another_score_does() -> None:
