@@ -16,7 +16,7 @@ from limbeck.beds._text import BOS, EOS, PAD, Alphabet, columns, tiny_llama
 from limbeck.data import Table
 from limbeck.errors import BadData, BadValue
 from limbeck.part import part
-from limbeck.parts.branch import branched, forced, local_scores, nodes, thinned, whole_answers
+from limbeck.parts.branch import SCORES, branched, forced, local_scores, nodes, thinned, whole_answers
 from limbeck.parts.noisy import noisy
 from limbeck.parts.sparse import drawn, likeliest
 from limbeck.players import Players, build
@@ -172,6 +172,7 @@ def test_local_scores_are_entropies_divergence_and_margin() -> None:
     players = with_noise(players)
     made = nodes(per_row=9)(players, batch)
     scores = local_scores()(players, made).scores
+    assert scores.shape == (6, len(SCORES))
     at = made.mask.int().argmax(1) - 1
     p, q = (
         torch.distributions.Categorical(logits=players[name](made, "logits")[torch.arange(6), at])
