@@ -40,9 +40,9 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def table(pull: Tensor, reward: Tensor | None = None, seed: int = 0, **more: Any) -> dict[str, Table]:
+def table(pull: Tensor, reward: Tensor | None = None, **more: Tensor) -> dict[str, Table]:
     """Branches whose teacher is the student moved along Q by `pull` (N,); Q is known without noise."""
-    own, value = drawn(N, K, seed=seed).log_softmax(-1), drawn(N, K, seed=seed + 1).sigmoid()
+    own, value = drawn(N, K).log_softmax(-1), drawn(N, K, seed=1).sigmoid()
     columns = {
         "own": own, "theirs": (own + pull[:, None] * value).log_softmax(-1),
         "value": value[..., None].expand(-1, -1, 2), "chance": torch.ones(N, K),
@@ -87,8 +87,8 @@ def test_the_gap_is_wrong_less_right() -> None:
 
 def test_padding_is_no_candidate_and_what_is_left_is_renormalised() -> None:
     plain = table(torch.ones(N))
-    columns = dict(plain["branches"].take(torch.arange(N)))
-    wide: dict[str, Any] = dict(columns)
+    columns: dict[str, Any] = dict(plain["branches"].take(torch.arange(N)))
+    wide = dict(columns)
     for name, shift, fill in (("own", 1.0, 0.3), ("theirs", 1.0, -7.0), ("chance", 0.0, 0.0)):
         wide[name] = torch.cat((columns[name] - shift, torch.full((N, 2), fill)), 1)
     wide["value"] = torch.cat((columns["value"], torch.ones(N, 2, 2)), 1)
@@ -97,12 +97,12 @@ def test_padding_is_no_candidate_and_what_is_left_is_renormalised() -> None:
 
 def test_noise_in_the_values_does_not_shrink_the_cosine() -> None:
     truth, given_ = drawn(4000, K), drawn(4000, K, seed=1) + drawn(4000, K)
-    noisy = [truth + 2 * drawn(4000, K, seed=s) for s in (2, 3)]
+    first, second = (truth + 2 * drawn(4000, K, seed=s) for s in (2, 3))
     flat = torch.nn.functional.cosine_similarity
     expected = float(flat(truth.flatten(), given_.flatten(), 0))
     assert float(pooled_cosine(truth, truth, given_)) == pytest.approx(expected)
-    assert float(pooled_cosine(*noisy, given_)) == pytest.approx(expected, abs=0.05)
-    assert float(flat((noisy[0] + noisy[1]).flatten(), given_.flatten(), 0)) < expected - 0.15
+    assert float(pooled_cosine(first, second, given_)) == pytest.approx(expected, abs=0.05)
+    assert float(flat((first + second).flatten(), given_.flatten(), 0)) < expected - 0.15
     assert float(pooled_cosine(truth, -truth, given_)) == 0.0
 
 
