@@ -374,7 +374,7 @@ def _examined(job: Job, players: Players, path: Path, seed: int) -> Examination 
     product = players[job.recipe.product].module
     device = next(product.parameters()).device  # type: ignore[union-attr]
     nets = {"teacher": players.teacher.module} if "teacher" in players and not _foreign(job) else {}
-    nets = {who: net for who, net in nets.items() if not only_remembers(net)}
+    nets = {who: net for who, net in nets.items() if net is not None and not only_remembers(net)}
     nets |= {"before": _before(job, seed), "after": product}
     for net in nets.values():
         moved(net, device).eval()  # type: ignore[arg-type]
