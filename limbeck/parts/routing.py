@@ -33,9 +33,7 @@ THOUGHT = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
 
 
 @part
-def siblings(
-    players: Players, batch: Batch, *, copies: int = 8, least: float = 0.5, column: str = "sibling"
-) -> Batch:
+def siblings(players: Players, batch: Batch, *, copies: int = 8, least: float = 0.5, column: str = "sibling") -> Batch:
     """Give every answer a right one of its group to look at: the first, but never itself.
 
     c_i = y_j, j = min{j != i in the group of i : r_j >= least}
