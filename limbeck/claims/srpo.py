@@ -6,16 +6,15 @@ Bed: the base player is right half the time, and nearly always with a right solu
 from __future__ import annotations
 
 from limbeck.beds.hints import HINT, right_answer
-from limbeck.parts.policy import clipped_surrogate, group_relative
-from limbeck.parts.routing import all_told
-from limbeck.parts.transcript import repeated
-from limbeck.parts.policy import graded
+from limbeck.parts.policy import clipped_surrogate, graded, group_relative
 from limbeck.parts.rollout import rollout
+from limbeck.parts.transcript import repeated
 from limbeck.probes.language import answer_accuracy
 from limbeck.recipe import Arm, Claim, Tune, more
 
 RATES = {"student.optimizer.lr": (1e-4, 3e-4, 1e-3)}
-answered = repeated(copies=8) >> rollout(max_new_tokens=8) >> graded(verifier=right_answer()) >> group_relative(copies=8)
+said = repeated(copies=8) >> rollout(max_new_tokens=8)
+answered = said >> graded(verifier=right_answer()) >> group_relative(copies=8)
 
 claim = Claim(
     bed="hints",
@@ -27,7 +26,7 @@ claim = Claim(
     probes={"accuracy": answer_accuracy(verifier=right_answer(), max_new_tokens=8, limit=0)},
     says=(more("accuracy", "srpo", "grpo", by=0.05), more("accuracy", "srpo", "sdpo", by=0.02)),
     set={
-        "distill.steps": 40, "distill.batch_size": 8, "distill.student.batch.rollout.max_new_tokens": 8,
+        "distill.steps": 10, "distill.batch_size": 4, "distill.student.batch.rollout.max_new_tokens": 8,
         "distill.student.batch.graded.verifier": right_answer(), "teacher.context.template": HINT,
     },
     tune=Tune("accuracy", dict.fromkeys(("srpo", "grpo", "sdpo"), RATES)),

@@ -1,7 +1,7 @@
 """A player that is told more and learns from it: answers given under a context, and losses evaluated there.
 
 A player in the role `self_under` is the same net without gradient. Here the net itself reads the context: `said_under`
-lets it answer there and puts the answer behind the plain prompt; `under` evaluates a loss there, so that gradients flow.
+lets it answer there and puts the answer behind the plain prompt; `under` evaluates a loss there, and gradients flow.
 
 Shapes: B rows, T tokens, T' tokens with what is told.
 """

@@ -9,7 +9,7 @@ from limbeck.beds.hints import steps_right
 from limbeck.part import part
 from limbeck.parts.spans import Annotation
 
-__all__ = ["step_that_matters", "another_step"]
+__all__ = ["another_step", "step_that_matters"]
 
 
 def _annotation(asked: str, step: int) -> Annotation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from limbeck.part import terms
 from limbeck.parts.context import told
 from limbeck.parts.optimizer import adamw
 from limbeck.parts.policy import clipped_surrogate, graded, group_relative, recorded
@@ -10,7 +11,6 @@ from limbeck.parts.routing import all_told, apart, certain, failures, importance
 from limbeck.parts.token import jsd
 from limbeck.parts.top_k import own_top_k
 from limbeck.parts.transcript import repeated
-from limbeck.part import terms
 from limbeck.recipe import Learn, Phase, Recipe
 from limbeck.roles import ema_of, learning, self_under
 
