@@ -18,14 +18,14 @@ from limbeck.assets.build_hints import SHARES, Told, accuracy
 from limbeck.beds import hints, hints_misled
 from limbeck.beds._text import BOS, EOS
 from limbeck.beds.chain import SIGNS, VALUES, Problem, problems, question, values
-from limbeck.beds.hints_misled import MISLED, traps
+from limbeck.beds.hints_misled import MISLED, believed, traps
 
 __all__ = ["build", "told", "written"]
 
 
 def _slipped(problem: Problem, rates: list[float], rng: random.Random) -> str:
-    """A solution whose traps are fallen into at these rates: one too large."""
-    return hints.solution(problem, [int(rng.random() < r) for r in rates])
+    """A solution whose traps are fallen into at these rates."""
+    return believed(problem, [rng.random() < r for r in rates])
 
 
 def told(kind: str, problem: Problem, rng: random.Random) -> Told:

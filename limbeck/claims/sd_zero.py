@@ -1,7 +1,8 @@
 """Claim: distilling the reviser of one's answers beats keeping right answers, and rewards alone, at equal samples.
 
-Bed: the base player slips half as often when it has read that an attempt was wrong, and follows one that was right; an
-attempt without its mark tells it nothing but what it has said. Every arm draws 512 answers.
+Bed: the base player errs with certainty, but half as often when it has read that its attempt was wrong; an attempt
+without its mark tells it nothing but what it said. Every arm draws 512 answers. The reviser's second thoughts are at
+the first wrong token, and not before it.
 """
 
 from __future__ import annotations
@@ -15,39 +16,40 @@ from limbeck.parts.rollout import rollout
 from limbeck.parts.subset import every_nth
 from limbeck.parts.token import cross_entropy
 from limbeck.parts.transcript import accepted, repeated
+from limbeck.probes.hint_spans import step_that_matters
 from limbeck.probes.language import answer_accuracy
-from limbeck.recipe import Arm, Claim, Tune, more
+from limbeck.probes.localisation import before_the_error
+from limbeck.recipe import Arm, Claim, Tune, more, within
 
-RATES = {"student.optimizer.lr": (1e-4, 3e-4, 1e-3)}
-said, mark = rollout(max_new_tokens=8), graded(verifier=right_answer())
+RATES = {"student.optimizer.lr": (5e-4, 1e-3, 2e-3)}
+BATCH, LOSS, ASK = "distill.student.batch", "distill.student.loss", "revise.ask.rows"
+said, mark, kept = rollout(max_new_tokens=8), graded(verifier=right_answer()), accepted(verifier=right_answer())
 reviser, read = told(column="attempt", template=HINT), attempted(right=".", wrong="!")
-revised, kept = said_under(context=reviser, on_policy=said), accepted(verifier=right_answer())
-none = {"distill.steps": 0, "distill.epochs": 0.0}
+tried, none = said >> mark >> read, {"distill.steps": 0, "distill.epochs": 0.0}
+copied = repeated(copies=8) >> said >> mark >> group_relative(copies=8)
 
 claim = Claim(
-    bed="hints",
+    bed="hints_misled",
     arms={
         "sd-zero": Arm(), "revision": Arm(set=none),
-        "rft": Arm(set={"revise.ask.rows": every_nth(n=2) >> said >> kept, "revise.learn.student.loss": cross_entropy(), **none}),
+        "rft": Arm(set={ASK: every_nth(n=2) >> said >> kept, "revise.learn.student.loss": cross_entropy(), **none}),
         "grpo": Arm(
-            set={
-                "revise.times": 0, "distill.steps": 16, "distill.batch_size": 4,
-                "distill.student.batch": repeated(copies=8) >> said >> mark >> group_relative(copies=8),
-                "distill.student.loss": clipped_surrogate(),
-            }
+            set={"revise.times": 0, "distill.batch_size": 4, BATCH: copied, LOSS: clipped_surrogate()}
         ),
-        "unmarked": Arm(set={"distill.student.batch.attempted.right": "", "distill.student.batch.attempted.wrong": ""}),
+        "unmarked": Arm(set={f"{BATCH}.attempted.right": "", f"{BATCH}.attempted.wrong": ""}),
     },
-    probes={"accuracy": answer_accuracy(verifier=right_answer(), max_new_tokens=8, limit=0)},
+    probes={
+        "accuracy": answer_accuracy(verifier=right_answer(), max_new_tokens=8, limit=0),
+        "before": before_the_error(answered=tried, annotator=step_that_matters()),
+    },
     says=(
         more("accuracy", "sd-zero", "rft", by=0.05), more("accuracy", "sd-zero", "grpo", by=0.05),
-        more("accuracy", "sd-zero", "revision", by=0.05),
+        more("accuracy", "sd-zero", "revision", by=0.05), within("before", "revision", 1 / 3),
     ),
     set={
-        "revise.ask.rows": every_nth(n=8) >> said >> mark >> read >> revised >> kept,
-        "revise.ask.chunk": 256, "revise.learn.student.loss.revision.context": reviser,
-        "distill.student.batch": said >> mark >> read, "teacher.context": reviser,
-        "distill.steps": 16, "distill.batch_size": 16, "past.every": 4,
+        ASK: every_nth(n=8) >> tried >> said_under(context=reviser, on_policy=said) >> kept,
+        "revise.ask.chunk": 256, "revise.learn.student.loss.revision.context": reviser, BATCH: tried,
+        "teacher.context": reviser, "distill.steps": 16, "distill.batch_size": 16, "past.every": 4,
     },
     tune=Tune("accuracy", dict.fromkeys(("sd-zero", "revision", "rft", "grpo", "unmarked"), RATES)),
     players={"student": "base"}, control="unmarked",

@@ -54,7 +54,9 @@ def tokens_of(tokenizer: Any, tokens: Sequence[int], spans: Sequence[tuple[int, 
     """
     if not spans:
         return []
-    ends = [len(tokenizer.decode(tokens[: k + 1], skip_special_tokens=True)) for k in range(len(tokens))]
+    # a character is written by the token that completes it
+    said = (tokenizer.decode(tokens[: k + 1], skip_special_tokens=True) for k in range(len(tokens)))
+    ends = [len(text.rstrip("\ufffd")) for text in said]
     places = zip([0, *ends], ends, strict=False)
     return [k for k, (a, b) in enumerate(places) if any(max(a, first) < min(b, last) for first, last in spans)]
 

@@ -36,7 +36,7 @@ recipe = Recipe(
     stages=(Learn("distill", (Phase("student", ("student",), routed, answered >> annotated() >> recorded()),)),),
     variants={"error-spans": {"distill.student.loss.kl.loss": error}},
     deviates=(
-        "the paper's annotator is a strong model or the student; ours is a part, by default one that marks the last line",
+        "the paper's annotator is a strong model or the student; ours is a part, by default one that marks the end",
         "rewards are averaged over the tokens of the batch; the paper's normalisation was not at hand",
     ),
 )  # fmt: skip
