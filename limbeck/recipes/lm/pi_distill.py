@@ -17,13 +17,13 @@ from limbeck.roles import learning, self_under
 
 informed, said = told(column="reference"), rollout(max_new_tokens=1024)
 asked, marked = remembered() >> repeated(copies=8), graded() >> group_standardised(copies=8)
-from_teacher = said_under(context=informed, on_policy=said)
-states = asked >> from_teacher >> marked >> noted_under(context=informed, column="logp_old") >> noted()
+from_teacher = asked >> said_under(context=informed, on_policy=said) >> marked
+states = from_teacher >> noted_under(context=informed, column="logp_old") >> noted()
 joint = terms(
     teacher=0.5 * under(context=informed, loss=clipped_surrogate() + 0.25 * noted_reverse_kl()),
     student=0.5 * (trajectory_surrogate() + 0.25 * cross_entropy()),
 )
-PHASE = "distill.student"
+opsd, PHASE = clipped_surrogate() + 0.25 * sampled_k3(), "distill.student"
 
 recipe = Recipe(
     key="pi-distill", title="Privileged Information Distillation for Language Models",
@@ -33,10 +33,7 @@ recipe = Recipe(
     variants={
         "teacher-only": {f"{PHASE}.loss.teacher.weight": 1.0, f"{PHASE}.loss.student.weight": 0.0},
         "student-only": {f"{PHASE}.loss.teacher.weight": 0.0, f"{PHASE}.loss.student.weight": 1.0},
-        "opsd": {
-            f"{PHASE}.batch": asked >> said >> marked >> recorded(),
-            f"{PHASE}.loss": clipped_surrogate() + 0.25 * sampled_k3(),
-        },
+        "opsd": {f"{PHASE}.batch": asked >> said >> marked >> recorded(), f"{PHASE}.loss": opsd},
     },
     deviates=(
         "what is told is the given answer, where the paper tells the actions of a frontier agent over many turns",

@@ -16,11 +16,11 @@ from limbeck.roles import ema_of, learning, self_under
 
 READ = "\n\nThis has been answered before:\n\n{told}"
 
-said = rollout(max_new_tokens=1024)
-reviser = told(column="attempt", template=READ)
-tried = repeated(copies=1) >> said >> graded() >> attempted()
-revised = tried >> said_under(context=reviser, on_policy=said) >> accepted()
+said, reviser = rollout(max_new_tokens=1024), told(column="attempt", template=READ)
+tried = said >> graded() >> attempted()
+revised = repeated(copies=1) >> tried >> said_under(context=reviser, on_policy=said) >> accepted()
 learned = terms(revision=under(context=reviser, loss=cross_entropy()), answer=cross_entropy())
+learn = Learn("learn", (Phase("student", ("student",), learned),), data="revised")
 
 recipe = Recipe(
     key="sd-zero", title="Self-Distillation Zero: Self-Revision Turns Binary Rewards into Dense Supervision",
@@ -30,22 +30,8 @@ recipe = Recipe(
         "teacher": self_under("past", reviser),
     },
     stages=(
-        Repeat(
-            "revise",
-            (
-                Make("ask", revised, into="revised"),
-                Learn("learn", (Phase("student", ("student",), learned),), data="revised"),
-            ),
-            carry={"past": "student"},
-        ),
-        Learn(
-            "distill",
-            (
-                Phase(
-                    "student", ("student",), sequence_mean() * reverse_kl(), said >> graded() >> attempted(),
-                ),
-            ),
-        ),
+        Repeat("revise", (Make("ask", revised, into="revised"), learn), carry={"past": "student"}),
+        Learn("distill", (Phase("student", ("student",), sequence_mean() * reverse_kl(), tried),)),
     ),
     deviates=(
         "the paper's divergence, rate and period of the teacher were not at hand: reverse KL, 1e-6 and 50 steps",

@@ -15,6 +15,7 @@ from limbeck.recipe import Learn, Phase, Recipe
 from limbeck.roles import ema_of, learning, self_under
 
 SHOWN = "\n\nSomebody has solved it like this:\n\n{told}\n\nNow solve the problem yourself."
+LOSS, BATCH = "distill.student.loss", "distill.student.batch"
 
 answered = repeated(copies=8) >> rollout(max_new_tokens=1024) >> graded() >> group_relative(copies=8)
 routed = answered >> siblings(copies=8) >> failures() >> recorded() >> certain(sharpness=1.0)
@@ -34,12 +35,7 @@ recipe = Recipe(
             batch_size=32,
         ),
     ),
-    variants={
-        "sdpo": {
-            "distill.student.loss.grpo.weight": 0.0, "distill.student.batch.failures": all_told(),
-            "distill.student.batch.certain.sharpness": 0.0,
-        },
-    },
+    variants={"sdpo": {f"{LOSS}.grpo.weight": 0.0, f"{BATCH}.failures": all_told(), f"{BATCH}.certain.sharpness": 0.0}},
     deviates=(
         "sdpo: divided by the tokens of all answers, those that have nothing to be told included",
         "no feedback of an environment beside right answers, and our own words around what is shown",
