@@ -30,7 +30,7 @@ claim = Claim(
     probes={"accuracy": answer_accuracy(verifier=right_answer(), max_new_tokens=8, limit=0)},
     says=(more("accuracy", "pi-distill", "grpo", by=0.05),),
     set={
-        "distill.steps": 20, "distill.batch_size": 4, **{f"{place}.template": HINT for place in PLACES},
+        "distill.steps": 16, "distill.batch_size": 8, **{f"{place}.template": HINT for place in PLACES},
         f"{BATCH}.said_under.on_policy.max_new_tokens": 8, f"{BATCH}.graded.verifier": right_answer(),
     },
     tune=Tune("accuracy", dict.fromkeys(("pi-distill", "grpo", "untold"), RATES)),

@@ -29,7 +29,7 @@ claim = Claim(
     probes={"accuracy": answer_accuracy(verifier=right_answer(), max_new_tokens=8, limit=0)},
     says=(more("accuracy", "srpo", "grpo", by=0.05), more("accuracy", "srpo", "sdpo", by=0.02)),
     set={
-        "distill.steps": 20, "distill.batch_size": 4, f"{BATCH}.rollout.max_new_tokens": 8,
+        "distill.steps": 16, "distill.batch_size": 8, f"{BATCH}.rollout.max_new_tokens": 8,
         f"{BATCH}.graded.verifier": right_answer(), "teacher.context.template": HINT,
     },
     tune=Tune("accuracy", dict.fromkeys(("srpo", "grpo", "sdpo", "unrouted"), RATES)),
