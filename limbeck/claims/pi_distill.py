@@ -1,7 +1,7 @@
 """Claim: learning from what one says with a hint in view beats rewards of what one says without.
 
-Bed: the base player is mostly wrong, and right with the textbook's answer in view. Every arm draws as many answers.
-Nothing is told in the control.
+Bed: the base player is mostly wrong, and right with the textbook's answer in view. Every arm draws as many answers, and
+the likeliest answers are marked, so that mere certainty is no gain. Nothing is told in the control.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ claim = Claim(
         "pi-distill": Arm(), "grpo": Arm(set={BATCH: ours, LOSS: clipped_surrogate()}),
         "untold": Arm(set={place: every_nth(n=1) for place in PLACES}),
     },
-    probes={"accuracy": answer_accuracy(verifier=right_answer(), max_new_tokens=8, limit=0)},
-    says=(more("accuracy", "pi-distill", "grpo", by=0.05),),
+    probes={"accuracy": answer_accuracy(verifier=right_answer(), temperature=0.0, max_new_tokens=8, limit=0)},
+    says=(more("accuracy", "pi-distill", "grpo", by=0.03),),
     set={
-        "distill.steps": 16, "distill.batch_size": 8, **{f"{place}.template": HINT for place in PLACES},
+        "distill.steps": 8, "distill.batch_size": 8, **{f"{place}.template": HINT for place in PLACES},
         f"{BATCH}.said_under.on_policy.max_new_tokens": 8, f"{BATCH}.graded.verifier": right_answer(),
     },
     tune=Tune("accuracy", dict.fromkeys(("pi-distill", "grpo", "untold"), RATES)),

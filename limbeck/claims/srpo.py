@@ -1,6 +1,8 @@
 """Claim: wrong answers that learn from a right one in view, and right ones from rewards, beat rewards or views alone.
 
-Bed: the base player is right half the time, and nearly always with a right solution in view.
+Bed: the base player is mostly wrong, and nearly always right with a right solution in view. Every arm draws as many
+answers, and the likeliest answers are marked, so that mere certainty is no gain. All answers learn from both in the
+control.
 """
 
 from __future__ import annotations
@@ -26,10 +28,10 @@ claim = Claim(
         "grpo": Arm(set={BATCH: answered, LOSS: clipped_surrogate(high=0.28)}),
         "unrouted": Arm(set={f"{BATCH}.failures": all_told(), f"{LOSS}.grpo.weight": 1.0}),
     },
-    probes={"accuracy": answer_accuracy(verifier=right_answer(), max_new_tokens=8, limit=0)},
-    says=(more("accuracy", "srpo", "grpo", by=0.05), more("accuracy", "srpo", "sdpo", by=0.02)),
+    probes={"accuracy": answer_accuracy(verifier=right_answer(), temperature=0.0, max_new_tokens=8, limit=0)},
+    says=(more("accuracy", "srpo", "grpo", by=0.02), more("accuracy", "srpo", "sdpo", by=0.02)),
     set={
-        "distill.steps": 16, "distill.batch_size": 8, f"{BATCH}.rollout.max_new_tokens": 8,
+        "distill.steps": 12, "distill.batch_size": 8, f"{BATCH}.rollout.max_new_tokens": 8,
         f"{BATCH}.graded.verifier": right_answer(), "teacher.context.template": HINT,
     },
     tune=Tune("accuracy", dict.fromkeys(("srpo", "grpo", "sdpo", "unrouted"), RATES)),

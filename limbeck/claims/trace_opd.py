@@ -15,7 +15,7 @@ from limbeck.recipe import Arm, Claim, Tune, more
 
 RATES = {"student.optimizer.lr": (5e-4, 1e-3, 2e-3)}
 WEAK, LOSS, BATCH = {"variant": "error-spans"}, "distill.student.loss", "distill.student.batch"
-HELD = {f"{LOSS}.kl.loss.most": 1.0}
+HELD = {f"{LOSS}.kl.loss.most": 5.0}
 
 claim = Claim(
     bed="hints_misled",
@@ -23,7 +23,7 @@ claim = Claim(
         "trace": Arm(set=WEAK | HELD), "grpo": Arm(set={LOSS: clipped_surrogate(high=0.28)}),
         "beside": Arm(set=WEAK | HELD | {f"{BATCH}.annotated.annotator": another_step()}),
     },
-    probes={"accuracy": answer_accuracy(verifier=right_answer(), max_new_tokens=8, limit=0)},
+    probes={"accuracy": answer_accuracy(verifier=right_answer(), temperature=0.0, max_new_tokens=8, limit=0)},
     says=(more("accuracy", "trace", "grpo", by=0.05),),
     set={
         "distill.steps": 16, "distill.batch_size": 8, "past.every": 5, "teacher.context.template": HINT,
