@@ -44,6 +44,8 @@ def test_the_base_player_is_misled_unless_it_is_told(kind: str) -> None:
     players = Players({"student": Player("student", frozen(), base())})
     texts = {"": [""] * batch.size, "solution": batch["solution"], "reference": answers(players.student, batch)}
     asked = told(column="hint", template=HINT)(players, batch.with_(hint=texts[kind]))
-    right = float(marks(answers(players.student, rollout(max_new_tokens=8)(players, asked)), batch, right_answer()).mean())
+    right = float(
+        marks(answers(players.student, rollout(max_new_tokens=8)(players, asked)), batch, right_answer()).mean()
+    )
     least, most = KNOWN[kind]
     assert least <= right <= most

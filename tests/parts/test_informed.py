@@ -54,7 +54,7 @@ def test_a_loss_under_a_context_is_that_of_rows_written_with_it(found: list[tupl
     old = torch.where(batch.mask, -1.0, 0.0).double() * torch.arange(batch.mask.shape[1])  # one number a token
     batch, by_hand = (
         batch.with_(logp_old=old),
-        rows([p + (f":{h}" if h else "") for p, h in zip(prompts, hints)], completions),
+        rows([p + (f":{h}" if h else "") for p, h in zip(prompts, hints, strict=True)], completions),
     )
     by_hand = by_hand.with_(advantage=batch.advantage, logp_old=torch.zeros(by_hand.mask.shape).double())
     by_hand["logp_old"][by_hand.mask] = old[batch.mask]
@@ -95,7 +95,7 @@ def echo(players: Players, batch: Batch) -> Batch:
     """Answer with the last token of the prompt, twice for the first row."""
     last = batch.tokens[torch.arange(batch.size), batch.prompt - 1]
     table = columns(
-        [row[:n].tolist() for row, n in zip(batch.tokens, batch.prompt.tolist())],
+        [row[:n].tolist() for row, n in zip(batch.tokens, batch.prompt.tolist(), strict=True)],
         [[x] * (2 - i) for i, x in enumerate(last.tolist())],
     )
     return batch.with_(**table)

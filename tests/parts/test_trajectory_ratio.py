@@ -63,7 +63,7 @@ def world() -> tuple[Players, Batch, Both]:
 
 def slopes(loss: Expr, players: Players, batch: Batch, net: Both) -> tuple[Tensor, Tensor]:
     """The derivatives by both tables of the sum over tokens."""
-    total = sum(loss.total(players, batch).values()) * batch.counts["tokens"]
+    total = torch.stack(list(loss.total(players, batch).values())).sum() * batch.counts["tokens"]
     found = torch.autograd.grad(total, (net.plain, net.told), allow_unused=True)  # type: ignore[arg-type]
     return tuple(torch.zeros_like(net.plain) if g is None else g for g in found)  # type: ignore[return-value]
 
@@ -93,7 +93,7 @@ def test_the_ratio_of_an_answer_has_the_derivative_of_finite_differences() -> No
         plain, differences(lambda t: of_answers(t, old, good), net.plain.detach()), atol=1e-7, rtol=1e-6
     )
     assert not told.any() and plain.abs().max() > 1e-3
-    value = sum(trajectory_surrogate().total(players, batch).values()) * 9
+    value = trajectory_surrogate().total(players, batch)["loss"] * 9
     torch.testing.assert_close(value.detach(), of_answers(net.plain, old, good).detach())
 
 
