@@ -416,6 +416,7 @@ for _name in LATER:
 
 @contextlib.contextmanager
 def _quiet(as_json: bool) -> Iterator[None]:
-    """Keep stdout free for JSON: what is printed inside goes to stderr."""
+    """Keep stdout free for JSON: what is printed inside goes to stderr; and nobody is told of small models loading."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # beds load theirs again and again, from the package
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         yield
