@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -141,8 +142,9 @@ def test_an_address_that_is_none_or_holds_a_secret_is_refused(spec: str, said: s
 
 
 def test_the_rate_is_kept(fake: Fake) -> None:
+    start = time.monotonic()
     asked(box(fake, per_second=20.0), "a <gap>", "b <gap>", "c <gap>")
-    assert fake.times[2] - fake.times[0] >= 0.1 - 0.01
+    assert max(fake.times) - start >= 0.1 - 1e-3  # the third leaves two pauses after the first, however busy we are
 
 
 def test_no_kept_answer_is_asked_again(fake: Fake, tmp_path: Path) -> None:
