@@ -46,7 +46,9 @@ Array = np.ndarray[Any, Any]
 
 DELTA = 1e-4  # of the Huber loss
 SMOOTH = 1e-2  # of a first pass, which finds the valley
-HIGH = 20.0  # the largest logarithm of a coefficient
+# logarithms of heights, exponents and the other coefficients: beyond, a law overflows where it was not fitted
+HEIGHT, EXPONENT, OTHER = (-20.0, 20.0), (-6.0, 1.1), (-8.0, 8.0)
+POWER = (HEIGHT, HEIGHT, EXPONENT, EXPONENT, EXPONENT)
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,8 +176,9 @@ def _distilled(theta: Array, n: Array, d: Array, log_t: Array, log_s: Array) -> 
 
 
 def _descend(
-    log_law: Callable[[Array], tuple[Array, Array]], log_loss: Array, starts: Sequence[Sequence[float]]
-) -> Any:
+    log_law: Callable[[Array], tuple[Array, Array]], log_loss: Array, starts: Sequence[Sequence[float]],
+    bounds: Sequence[tuple[float, float]],
+) -> Any:  # fmt: skip
     """The coefficients that fit best: from every start with a smooth loss, from the best three with the sharp one."""
 
     def sink(start: Any, delta: float, steps: int) -> Any:
@@ -184,7 +187,6 @@ def _descend(
             r = found - log_loss
             return float(huber(torch.from_numpy(r), delta).sum()), slopes @ np.clip(r / delta, -1, 1)
 
-        bounds = [(-HIGH, HIGH)] * len(start)
         return minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": steps})
 
     with threadpool_limits(1, "blas"):  # its matrices are tiny: more threads only wait for each other
@@ -227,7 +229,8 @@ def fit_supervised(cells: Cells, start: Sequence[float] | None = None) -> tuple[
         for e in (0.02, 0.2) for alpha in (-1.5, 0.0) for beta in (-1.5, 0.0) for g in (-0.7, 0.0)
     ]  # fmt: skip
     starts = grid if start is None else [start]
-    found = _descend(lambda theta: _supervised(theta, n, d), cells.loss.double().log().numpy(), starts)
+    log_loss = cells.loss.double().log().numpy()
+    found = _descend(lambda theta: _supervised(theta, n, d), log_loss, starts, (HEIGHT, *POWER))
     return Supervised(math.exp(found[0]), *_uncentred(found[1:], at_n, at_d)), found.tolist()
 
 
@@ -261,7 +264,8 @@ def fit_distilled(
         for alpha in (-1.5, -0.5) for g in (-0.7, 0.0) for c1 in (-2.0, 1.0)
     ]  # fmt: skip
     starts = grid if start is None else [start]
-    found = _descend(lambda theta: _distilled(theta, n, d, log_t, log_s), cells.loss.double().log().numpy(), starts)
+    log_loss = cells.loss.double().log().numpy()
+    found = _descend(lambda theta: _distilled(theta, n, d, log_t, log_s), log_loss, starts, (*POWER, *[OTHER] * 4))
     return Distilled(*_uncentred(found, at_n, at_d), *(math.exp(v) for v in found[5:])), found.tolist()
 
 
