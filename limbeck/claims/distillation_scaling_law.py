@@ -17,6 +17,7 @@ claim = Claim(
     arms={"law": Arm()},
     probes={
         "error": held_out_error(), "excess": excess_error(),
+        "blind_error": held_out_error(blind=True),
         "early_gain": early_gain(), "late_gain": late_gain(),
     },
     says=(within("error", "law", 0.15), within("excess", "law", 0.0)),

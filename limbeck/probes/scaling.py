@@ -98,9 +98,9 @@ def held_out_error(
 
 @part
 def excess_error(players: Players, data: Mapping[str, Source], *, held: int = 4, truth: str = "oracle") -> float:
-    """How much further off the law of distillation is than the law without a teacher; below 0 where it is nearer.
+    """How much further off the law of distillation is than the law without a teacher; 0 where it is nearer.
 
-    error - blind error, each as `held_out_error` has it
+    max(0, error - blind error), each as `held_out_error` has it
 
     Args:
         players: `laws` and the player that is the truth.
@@ -109,7 +109,7 @@ def excess_error(players: Players, data: Mapping[str, Source], *, held: int = 4,
         truth: the player.
     """
     errors = [held_out_error.fn(players, data, held=held, blind=blind, truth=truth) for blind in (False, True)]
-    return float(errors[0] - errors[1])
+    return max(0.0, errors[0] - errors[1])
 
 
 def _gain(data: Mapping[str, Source], most: bool) -> float:
