@@ -105,8 +105,16 @@ def _expressions(recipe: Recipe) -> Iterator[Expr]:
     holders += [phase for stage in walk(recipe.stages) for phase in getattr(stage, "phases", ())]
     for holder in holders:
         for field in dataclasses.fields(holder):
-            value = getattr(holder, field.name)
-            yield from (v for v in (value.values() if isinstance(value, Mapping) else [value]) if isinstance(v, Expr))
+            yield from _within(getattr(holder, field.name))
+
+
+def _within(value: Any) -> Iterator[Expr]:
+    """The expressions in a value: itself, those it maps names to, and those that a sweep goes through."""
+    if isinstance(value, Expr):
+        yield value
+    elif isinstance(value, Mapping | tuple):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _within(inner)
 
 
 def _part(spec: Spec) -> dict[str, Any]:

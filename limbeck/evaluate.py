@@ -342,8 +342,13 @@ def compare_statistic(
         versus[who] = Versus(difference, p, floor)
     if "teacher" in versus and values["teacher"].value > 0:
         after, teacher = statistics["after"], statistics["teacher"]
-        kept = bootstrap(lambda rows: after(rows) / teacher(rows), n, seed=seed)
+        kept = bootstrap(lambda rows: _share(after(rows), teacher(rows)), n, seed=seed)
     return Quality(name, higher_is_better, values, versus, kept, n)
+
+
+def _share(part: float, whole: float) -> float:
+    """The one by the other; undefined where that is 0, as it may be on a few rows that were drawn."""
+    return part / whole if whole else math.nan
 
 
 def figures(name: str, values: Mapping[str, float], *, higher_is_better: bool = True) -> Quality:

@@ -343,3 +343,11 @@ def test_a_cost_counts_weights_and_bytes(tmp_path: Path):
     cost = measure_cost(net, lambda: net(torch.ones(2, 3)), 2, path=tmp_path, repeats=2)
     assert (cost.parameters, cost.weight_bytes, cost.disk, cost.rows) == (6, 6 * 4 + 6 * 4 + 8, 8, 2)
     assert bytes_on_disk(tmp_path / "a") == 5
+
+
+def test_a_teacher_that_is_worth_nothing_on_some_drawn_rows_leaves_a_share_without_an_interval() -> None:
+    hits = np.array([1.0, 0.0, 0.0, 0.0])
+    sides = {"teacher": 1.0, "before": 0.25, "after": 0.5}
+    statistics = {who: (lambda rows, w=worth: float(w * hits[rows].mean())) for who, worth in sides.items()}
+    quality = compare_statistic("hits", statistics, len(hits))
+    assert quality.kept is not None and quality.kept.value == pytest.approx(0.5)

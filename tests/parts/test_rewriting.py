@@ -61,7 +61,7 @@ def test_the_writer_sees_prompt_reference_and_request_and_what_it_says_is_the_ta
     players = game([*CHARS.encode("c9"), EOS])
     made = rewritten(request="?", said=rollout(max_new_tokens=5))(players, batch())
     shown = [[BOS, *CHARS.encode(x), EOS, BOS, *CHARS.encode("?")] for x in ("1+2=3", "4+5+a=4b9")]
-    assert players.student.asked == shown
+    assert players.student.asked[-2:] == shown  # its cache cannot be joined, so that it is asked for all rows at last
     # the first reference ends in 3, which "c9" does not; the second in 9
     assert texts(made) == [("1+2=", "3."), ("4+5+a=", "c9.")]
     assert made["own"].tolist() == [0.0, 1.0] and made.length.tolist() == [7, 10]
