@@ -9,14 +9,16 @@ from types import ModuleType
 
 import torch
 
-from benchmarks import cache, divergence, loop, rollouts, step
+from benchmarks import cache, divergence, growth, loop, rollouts, step
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 TITLES = {
-    "loop": "The loop", "divergence": "Token divergences", "cache": "The cache of the teacher",
-    "rollouts": "Sampling", "step": "A whole step",
+    "loop": "The loop", "divergence": "Token divergences", "growth": "How divergences grow",
+    "cache": "The cache of the teacher", "rollouts": "Sampling", "step": "A whole step",
 }  # fmt: skip
-MODULES = {"loop": loop, "divergence": divergence, "cache": cache, "rollouts": rollouts, "step": step}
+MODULES = {
+    "loop": loop, "divergence": divergence, "growth": growth, "cache": cache, "rollouts": rollouts, "step": step
+}  # fmt: skip
 
 
 def section(name: str, module: ModuleType) -> str:

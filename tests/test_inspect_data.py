@@ -94,7 +94,7 @@ def test_doctor_tells_what_this_machine_is() -> None:
 
 def test_extras_are_not_needed_and_those_of_developers_not_told() -> None:
     told = doctor.examine()
-    assert {"trackers", "sentence"} == set(told["extras"])
+    assert {"trackers", "sentence", "quantised"} == set(told["extras"])
     assert "wandb" in told["extras"]["trackers"] and not {"pytest", "wandb"} & set(told["versions"])
 
 

@@ -31,8 +31,8 @@ def clipped_forward_kl_terms(most: float) -> Terms:
         >>> from limbeck.kernels.divergence import Divergence
         >>> import torch
         >>> pair = Divergence(clipped_forward_kl_terms(0.5))
-        >>> pair(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 100.0]]))
-        (tensor([0.5000]), tensor([[0., 0.]]))
+        >>> pair(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 200.0]]))
+        (tensor([0.5000]), tensor([[-0., 0.]]))
 
     Source: Liu et al., "When Are Teacher Tokens Reliable?", arXiv:2605.21606; the derivative is worked out here.
     """
