@@ -9,15 +9,17 @@ from types import ModuleType
 
 import torch
 
-from benchmarks import cache, divergence, growth, loop, rollouts, step
+from benchmarks import cache, divergence, growth, loop, recalled, rollouts, step
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 TITLES = {
     "loop": "The loop", "divergence": "Token divergences", "growth": "How divergences grow",
-    "cache": "The cache of the teacher", "rollouts": "Sampling", "step": "A whole step",
+    "cache": "The cache of the teacher", "recalled": "Training from the cache", "rollouts": "Sampling",
+    "step": "A whole step",
 }  # fmt: skip
 MODULES = {
-    "loop": loop, "divergence": divergence, "growth": growth, "cache": cache, "rollouts": rollouts, "step": step
+    "loop": loop, "divergence": divergence, "growth": growth, "cache": cache, "recalled": recalled,
+    "rollouts": rollouts, "step": step
 }  # fmt: skip
 
 
