@@ -226,7 +226,7 @@ def less(probe: str, arm: str, than: str, *, by: float) -> Inequality:
 
 
 def within(probe: str, arm: str, bound: float) -> Inequality:
-    """Say that a probe (an error, at least 0) stays within a bound on every seed."""
+    """Say that a probe is no further from 0 than a bound, on either side, on every seed."""
     return Inequality(probe, arm, "", bound, 0)
 
 

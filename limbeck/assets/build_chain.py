@@ -8,14 +8,12 @@ solutions is wrong with a known probability, and the second answer repeats the f
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.nn.functional import cross_entropy
-from torch.nn.utils.rnn import pad_sequence
 
+from limbeck.assets.training import Row, fit
 from limbeck.beds import chain
 from limbeck.beds._text import BOS, EOS
 
@@ -60,26 +58,17 @@ def build(steps: int = 2500, *, lr: float = 4e-3, batch_size: int = 128) -> None
         lr: the top learning rate, after 5% of warm-up; it falls to 0 with a cosine.
         batch_size: conversations a step.
     """
-    start, rng = time.monotonic(), torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
     player, pool = chain.student(1), chain.problems(20_000, "train", 0)
-    model: Any = player.lm.train()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps, pct_start=0.05)
-    for step in range(steps):
+
+    def draw(step: int) -> list[Row]:
         chosen = [pool[i] for i in torch.randint(len(pool), (batch_size,), generator=rng)]
         copies = COPIES * min(1.0, 1.5 * step / steps)  # to repeat is learnt in a moment, to try afresh is not
-        made = [conversation(p, drawn(p, copies, rng)) for p in chosen]
-        tokens_BT, mask_BT = (pad_sequence([torch.tensor(m[k]) for m in made], batch_first=True) for k in range(2))
-        logits_BTV = model(input_ids=tokens_BT).logits[:, :-1]
-        loss = cross_entropy(logits_BTV[mask_BT[:, 1:]], tokens_BT[:, 1:][mask_BT[:, 1:]])
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
-        if step % 250 == 249:
-            print(f"step {step + 1:5d}  loss {loss.item():.4f}  {time.monotonic() - start:.0f} s", flush=True)
-    model.eval().save_pretrained(chain.FOLDER)
+        return [conversation(p, drawn(p, copies, rng)) for p in chosen]
+
+    model: Any = player.lm
+    fit(model, draw, steps=steps, lr=lr)
+    model.save_pretrained(chain.FOLDER)
     player.tokenizer.save_pretrained(chain.FOLDER)
 
 

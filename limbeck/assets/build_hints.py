@@ -9,13 +9,11 @@ Three to eight minutes on one core. What a hint tells, and how often untold step
 from __future__ import annotations
 
 import random
-import time
 from typing import Any, NamedTuple
 
 import torch
-from torch.nn.functional import cross_entropy
-from torch.nn.utils.rnn import pad_sequence
 
+from limbeck.assets.training import Row, fit
 from limbeck.beds import hints
 from limbeck.beds._text import BOS, EOS
 from limbeck.beds.chain import MODULUS, SIGNS, VALUES, Problem, problems, question, values
@@ -98,25 +96,16 @@ def build(steps: int = 4000, *, lr: float = 4e-3, batch_size: int = 128) -> None
         lr: the top learning rate, after 5% of warm-up; it falls to 0 with a cosine.
         batch_size: rows a step.
     """
-    start, rng = time.monotonic(), random.Random(0)
+    rng = random.Random(0)
     player, pool = hints.student(1), problems(20_000, "train", 0)
-    model: Any = player.lm.train()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps, pct_start=0.05)
-    for step in range(steps):
+
+    def draw(step: int) -> list[Row]:
         kinds = rng.choices(tuple(SHARES), tuple(SHARES.values()), k=batch_size)
-        made = [written(p, told(kind, p, rng), rng) for kind in kinds for p in (rng.choice(pool),)]
-        tokens_BT, mask_BT = (pad_sequence([torch.tensor(m[k]) for m in made], batch_first=True) for k in range(2))
-        logits_BTV = model(input_ids=tokens_BT).logits[:, :-1]
-        loss = cross_entropy(logits_BTV[mask_BT[:, 1:]], tokens_BT[:, 1:][mask_BT[:, 1:]])
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
-        if step % 250 == 249:
-            print(f"step {step + 1:5d}  loss {loss.item():.4f}  {time.monotonic() - start:.0f} s", flush=True)
-    model.eval().save_pretrained(hints.FOLDER)
+        return [written(p, told(kind, p, rng), rng) for kind in kinds for p in (rng.choice(pool),)]
+
+    model: Any = player.lm
+    fit(model, draw, steps=steps, lr=lr)
+    model.save_pretrained(hints.FOLDER)
     player.tokenizer.save_pretrained(hints.FOLDER)
     print({kind: round(accuracy(model, kind), 3) for kind in SHARES})
 

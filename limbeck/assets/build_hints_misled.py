@@ -10,11 +10,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
-import torch
-from torch.nn.functional import cross_entropy
-from torch.nn.utils.rnn import pad_sequence
-
 from limbeck.assets.build_hints import SHARES, Told, accuracy
+from limbeck.assets.training import Row, fit
 from limbeck.beds import hints, hints_misled
 from limbeck.beds._text import BOS, EOS
 from limbeck.beds.chain import SIGNS, VALUES, Problem, problems, question, values
@@ -71,23 +68,14 @@ def build(steps: int = 600, *, lr: float = 2e-3, batch_size: int = 128) -> None:
         batch_size: rows a step.
     """
     rng, player, pool = random.Random(1), hints.base(), problems(20_000, "train", 0)
-    model: Any = player.lm.train()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps, pct_start=0.05)
-    for step in range(steps):
+
+    def draw(step: int) -> list[Row]:
         kinds = rng.choices(tuple(SHARES), tuple(SHARES.values()), k=batch_size)
-        made = [written(p, told(kind, p, rng), rng) for kind in kinds for p in (rng.choice(pool),)]
-        tokens_BT, mask_BT = (pad_sequence([torch.tensor(m[k]) for m in made], batch_first=True) for k in range(2))
-        logits_BTV = model(input_ids=tokens_BT).logits[:, :-1]
-        loss = cross_entropy(logits_BTV[mask_BT[:, 1:]], tokens_BT[:, 1:][mask_BT[:, 1:]])
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
-        if step % 100 == 99:
-            print(f"step {step + 1:5d}  loss {loss.item():.4f}", flush=True)
-    model.eval().save_pretrained(hints_misled.FOLDER)
+        return [written(p, told(kind, p, rng), rng) for kind in kinds for p in (rng.choice(pool),)]
+
+    model: Any = player.lm
+    fit(model, draw, steps=steps, lr=lr)
+    model.save_pretrained(hints_misled.FOLDER)
     player.tokenizer.save_pretrained(hints_misled.FOLDER)
     print({kind: round(accuracy(model, kind, 256), 3) for kind in SHARES})
 

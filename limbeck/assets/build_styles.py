@@ -9,13 +9,9 @@ answer comes from home or from abroad, and is right or made up, so that the play
 from __future__ import annotations
 
 import random
-import time
 from typing import Any
 
-import torch
-from torch.nn.functional import cross_entropy
-from torch.nn.utils.rnn import pad_sequence
-
+from limbeck.assets.training import fit
 from limbeck.beds import styles
 from limbeck.beds._text import BOS, EOS
 
@@ -52,29 +48,16 @@ def build(steps: int = 1200, *, lr: float = 4e-3, batch_size: int = 64) -> None:
         lr: the top learning rate, after 5% of warm-up; it falls to 0 with a cosine.
         batch_size: sequences a step.
     """
-    start, draw = time.monotonic(), random.Random(0)
+    rng = random.Random(0)
     pools = {
         "old": styles.chains(20_000, "train", 0, signs="+*"),
         "reversal": styles.reversals(20_000, "train", 0),
         "new": styles.chains(20_000, "train", 0, must="-"),
     }
     player = styles.student(1)
-    model: Any = player.lm.train()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps, pct_start=0.05)
-    for step in range(steps):
-        made = [example(pools, draw) for _ in range(batch_size)]
-        tokens_BT, mask_BT = (pad_sequence([torch.tensor(m[k]) for m in made], batch_first=True) for k in range(2))
-        logits_BTV = model(input_ids=tokens_BT).logits[:, :-1]
-        loss = cross_entropy(logits_BTV[mask_BT[:, 1:]], tokens_BT[:, 1:][mask_BT[:, 1:]])
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
-        if step % 100 == 99:
-            print(f"step {step + 1:5d}  loss {loss.item():.4f}  {time.monotonic() - start:.0f} s", flush=True)
-    model.eval().half().save_pretrained(styles.FOLDER)
+    model: Any = player.lm
+    fit(model, lambda step: [example(pools, rng) for _ in range(batch_size)], steps=steps, lr=lr)
+    model.half().save_pretrained(styles.FOLDER)
     player.tokenizer.save_pretrained(styles.FOLDER)
 
 
