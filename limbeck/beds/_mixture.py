@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from copy import copy
 from functools import cached_property
 from typing import Any
 
@@ -87,6 +88,19 @@ class Mixture:
         z = torch.randn(n, self.means.shape[1], dtype=torch.float64, generator=rng)
         x = self.means[mode] + torch.einsum("ndf,nf->nd", self.axes[mode], z * self.spread[mode].sqrt())
         return x.float(), mode
+
+    def among(self, modes_BK: Tensor) -> Mixture:
+        """The mixture in which row b of whatever is asked may lie in the modes (B, K) alone; their weights sum to 1.
+
+        Example:
+            >>> two = Mixture(torch.ones(2), torch.tensor([[-1.0], [1.0]]), 1.0)
+            >>> two.among(torch.tensor([[False, True]])).posterior(torch.zeros(1, 1), 0.0, 1.0)[0]
+            tensor([[1.]])
+        """
+        chosen = copy(self)
+        weights_BK = self.weights * modes_BK
+        chosen.weights = weights_BK / weights_BK.sum(1, keepdim=True)
+        return chosen
 
     def _modes(self, x: Tensor, a: Level, s: Level) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Per mode: log joint density (B, K), axes (K, D, D), x along them, its variances (B, K, D), a, s (B, 1, 1)."""
@@ -191,6 +205,7 @@ class ExactField(nn.Module):
 
     Args:
         mixture: the data, as this field believes it to be.
+        labels: (K,) the class of each mode, from 0; none for an unconditional field. y = `classes` is no class.
 
     Example:
         >>> field = ExactField(Mixture(torch.ones(1), torch.ones(1, 2), 1.0))
@@ -198,20 +213,24 @@ class ExactField(nn.Module):
         tensor([[1., 1.]])
     """
 
-    def __init__(self, mixture: Mixture) -> None:
+    def __init__(self, mixture: Mixture, labels: Tensor | None = None) -> None:
         super().__init__()
-        self.mixture = mixture
+        self.mixture, self.labels = mixture, labels
+        self.classes = 0 if labels is None else int(labels.max()) + 1
 
     def forward(self, batch: Mapping[str, Tensor], want: frozenset[str]) -> dict[str, Any]:
-        """Answer "x0", "eps", "velocity", "score", "log_density" on x (B, D), t (B,); "flow_map" also on s (B,)."""
-        x, t = batch["x"], batch["t"]
+        """Answer "x0", "eps", "velocity", "score", "log_density" on x (B, D), t, y (B,); "flow_map" also on s (B,)."""
+        x, t, mixture = batch["x"], batch["t"], self.mixture
+        if self.labels is not None and "y" in batch:
+            y_B1, labels = batch["y"][:, None], self.labels.to(x.device)
+            mixture = mixture.among(((labels == y_B1) | (y_B1 == self.classes)).cpu())
         asked = {
-            "score": lambda: self.mixture.score(x, 1 - t, t),
-            "log_density": lambda: self.mixture.log_density(x, 1 - t, t),
-            "flow_map": lambda: self.mixture.flow_map(x, t, batch["s"]),
+            "score": lambda: mixture.score(x, 1 - t, t),
+            "log_density": lambda: mixture.log_density(x, 1 - t, t),
+            "flow_map": lambda: mixture.flow_map(x, t, batch["s"]),
         }
         out: dict[str, Any] = {name: answer() for name, answer in asked.items() if name in want}
         if want & {"x0", "eps", "velocity"}:
-            x0, eps = self.mixture.posterior(x, 1 - t, t)
+            x0, eps = mixture.posterior(x, 1 - t, t)
             out |= {"x0": x0, "eps": eps, "velocity": eps - x0}
         return out

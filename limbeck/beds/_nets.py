@@ -31,7 +31,8 @@ class PointField(nn.Module):
         width: units of each hidden layer.
         depth: hidden layers.
         waves: frequencies at which the level is read.
-        classes: labels in the column y; 0 for a net without condition.
+        classes: labels in the column y, where `classes` itself is no label; 0 for a net without condition.
+        scales: read a guidance scale in the column w.
 
     Example:
         >>> net = PointField(2)
@@ -41,16 +42,18 @@ class PointField(nn.Module):
 
     frequencies: Tensor
 
-    def __init__(self, dim: int, width: int = 128, depth: int = 3, waves: int = 8, classes: int = 0) -> None:
+    def __init__(
+        self, dim: int, width: int = 128, depth: int = 3, waves: int = 8, classes: int = 0, scales: bool = False
+    ) -> None:
         super().__init__()
-        sizes = [dim + 2 * waves + classes, *[width] * depth]
+        sizes = [dim + 2 * waves + (classes and classes + 1) + scales, *[width] * depth]
         layers = [m for a, b in pairwise(sizes) for m in (nn.Linear(a, b), nn.SiLU())]
         self.trunk, self.out = nn.Sequential(*layers), nn.Linear(width, dim)
-        self.classes = classes
+        self.classes, self.scales = classes, scales
         self.register_buffer("frequencies", math.pi * 2.0 ** torch.linspace(-1, 3, waves), persistent=False)
 
     def forward(self, batch: Mapping[str, Tensor], want: frozenset[str]) -> dict[str, Any]:
-        """Answer "x0", "eps", "velocity", "score", "features" on x (B, D), t, s, y (B,); "sample" on z (B, D)."""
+        """Answer "x0", "eps", "velocity", "score", "features" on x (B, D), t, s, y, w (B,); "sample" on z (B, D)."""
         out: dict[str, Any] = {}
         if want - {"sample"}:
             x, t = batch["x"], batch["t"].to(batch["x"].dtype)[:, None]
@@ -72,7 +75,9 @@ class PointField(nn.Module):
             ahead = batch["s"].to(x.dtype)[:, None] * self.frequencies
             columns = [x, columns[1] + ahead.sin(), columns[2] + 1 - ahead.cos()]
         if self.classes:
-            columns.append(nn.functional.one_hot(batch["y"], self.classes).to(x.dtype))
+            columns.append(nn.functional.one_hot(batch["y"], self.classes + 1).to(x.dtype))
+        if self.scales:
+            columns.append(batch["w"].to(x.dtype)[:, None].log() if "w" in batch else torch.zeros_like(t))
         return self.trunk(torch.cat(columns, 1))
 
 
@@ -82,7 +87,7 @@ def _answers(v: Tensor, x: Tensor, t: Tensor) -> dict[str, Tensor]:
     return {"x0": x - t * v, "eps": eps, "score": -eps / t}
 
 
-def fresh(seed: int, *shape: int, **more: int) -> PointField:
+def fresh(seed: int, *shape: Any, **more: Any) -> PointField:
     """Build a point field whose initial weights are a function of the seed alone.
 
     Args:

@@ -45,7 +45,9 @@ def grid(side: int, spacing: float) -> Tensor:
     return torch.cartesian_prod(axis, axis)
 
 
-def points_bed(key: str, about: str, truth: Mixture, teacher: Mixture | None = None) -> Bed:
+def points_bed(
+    key: str, about: str, truth: Mixture, teacher: Mixture | None = None, labels: Tensor | None = None
+) -> Bed:
     """Make a bed of a mixture: samples, exact fields and fresh nets.
 
     The players: `oracle`, the exact field of the data; `teacher`, the same unless it is given; `student` and `critic`,
@@ -56,18 +58,20 @@ def points_bed(key: str, about: str, truth: Mixture, teacher: Mixture | None = N
         about: what is known exactly.
         truth: the data.
         teacher: what the teacher believes the data to be.
+        labels: (K,) the class of each mode; the splits then have a column y, and all nets are conditional.
 
     Returns:
         The bed.
     """
     dim = truth.means.shape[1]
+    classes = 0 if labels is None else int(labels.max()) + 1
 
     def draw(split: str, seed: int) -> Table:
         x, mode = truth.sample(SPLITS[split], derive("points", split, seed))
-        return Table({"x": x, "mode": mode})
+        return Table({"x": x, "mode": mode} | ({} if labels is None else {"y": labels[mode]}))
 
     def exact(mixture: Mixture) -> Callable[[int], nn.Module]:
-        return lambda seed: ExactField(mixture)
+        return lambda seed: ExactField(mixture, labels)
 
     return Bed(
         key,
@@ -75,8 +79,8 @@ def points_bed(key: str, about: str, truth: Mixture, teacher: Mixture | None = N
         players={
             "oracle": exact(truth),
             "teacher": exact(teacher or truth),
-            "student": lambda seed: fresh(derive("student", seed), dim),
-            "critic": lambda seed: fresh(derive("critic", seed), dim),
+            "student": lambda seed: fresh(derive("student", seed), dim, classes=classes),
+            "critic": lambda seed: fresh(derive("critic", seed), dim, classes=classes),
         },
         data=lambda seed: {split: draw(split, seed) for split in SPLITS},
         probes={"sw2": sliced_w2(), "mmd": mmd(), "recall": mode_recall(), "quality": mode_quality()},
