@@ -31,6 +31,7 @@ class Field(nn.Module):
         classes: the classes that the column y names; 0 for an unconditional net.
 
     Example:
+        >>> import torch
         >>> from limbeck.parts.path import EDM, eps_head
         >>> field = Field(nn.Identity(), EDM, eps_head, lambda net, x, t, batch: net(x))
         >>> field({"x": torch.ones(1, 2), "t": torch.tensor([0.5])}, frozenset({"x0"}))["x0"]
