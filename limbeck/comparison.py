@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -165,7 +166,7 @@ def _entered(recipes: Mapping[str, Recipe], world: Bed) -> dict[str, Entry]:
 
 
 def _entry(recipe: Recipe, world: Bed) -> Entry:
-    if recipe.product != "student" or "student" not in recipe.players:
+    if recipe.sampler is None and (recipe.product != "student" or "student" not in recipe.players):
         raise BadValue("its product is no student, which is what the probes of this bed measure")
     claim, sized, tuned = tried_on(recipe, world.key)
     where = "this bed" if claim.bed == world.key else f"bed {claim.bed}"
@@ -176,7 +177,7 @@ def _entry(recipe: Recipe, world: Bed) -> Entry:
 
 def _tried(entry: Entry, world: Bed) -> None:
     """Take one step of every stage; a student that the bed does not give must answer its probes too."""
-    if entry.recipe.players["student"].given:
+    if "student" in entry.recipe.players and entry.recipe.players["student"].given:
         arm_loop(entry.recipe, world, 0, 1, seats=entry.seats).execute()
     else:
         _outcome(entry, world, 0, max_steps=1)
@@ -203,8 +204,8 @@ def _curve(world: Bed, players: Players, data: Mapping[str, Source], sampler: Ex
     if "draw" not in world.probes[name].children():
         return {}
     curve: dict[int, float] = {}
-    for steps in STEPS:
-        draw = in_steps(sampler, steps)
+    timed = "times" in sampler.children()  # one that learnt its times has no other
+    for draw in [in_steps(sampler, steps) for steps in STEPS] if timed else [sampler]:
         curve[evaluations(players, data, draw)] = float(drawn_by(world.probes, draw)[name](players, data))
     return curve
 
@@ -220,22 +221,22 @@ def drawn_by(probes: Mapping[str, Part], draw: Expr | None) -> dict[str, Part]:
 
 
 def evaluations(players: Players, data: Mapping[str, Source], draw: Expr) -> int:
-    """How often the student is asked for one sample.
+    """How often one sample asks the player that it asks most: the field, whoever has it.
 
     Args:
-        players: the student is sampled.
+        players: those that the sampler asks.
         data: the test split.
         draw: the sampler.
     """
-    asked: list[None] = []
-    module = players.student.module
-    assert module is not None
-    hook = module.register_forward_hook(lambda *_: asked.append(None))
+    asked: Counter[int] = Counter()
+    modules = {id(p.module): p.module for p in players.values() if p.module is not None}
+    hooks = [m.register_forward_hook(lambda m, *_: asked.update([id(m)])) for m in modules.values()]
     try:
         sampled(players, data, draw, 1)
     finally:
-        hook.remove()
-    return len(asked)
+        for hook in hooks:
+            hook.remove()
+    return max(asked.values(), default=0)
 
 
 def _curves(
