@@ -272,7 +272,8 @@ def dpm_multistep(players: Players, batch: Batch, *, order: int = 2) -> list[Ten
     """DPM-Solver++ with memory: one evaluation a step, whose past ones give its order.
 
     x_s = (s_s / s_t) x_t - a_s (e^-h - 1) (D0 + c1 D1 + c2 D2),  h = l_s - l_t, l = log(a / s), with D1, D2 divided
-    differences of the data predictions over l; a step that starts at pure noise or ends at the data has order 1
+    differences of the data predictions over l; a step that starts at pure noise or ends at the data has order 1, and
+    so has the first, which bounds the order of the whole by 2
 
     Args:
         players: the student answers "x0" on columns x, t.
