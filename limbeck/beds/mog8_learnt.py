@@ -1,4 +1,4 @@
-"""Eight equal Gaussians on a circle of radius 2, with a teacher that was trained on them and a student that starts as it.
+"""Eight equal Gaussians on a circle of radius 2, with a teacher trained on them; the student starts as the teacher.
 
 Where data are rare the teacher errs, as trained fields do; the exact field is there to tell by how much. The student's
 first samples, the teacher's at pure noise, all lie near the centre, where there are no data.

@@ -1,6 +1,6 @@
-"""Claim: the score identity comes nearer to the teacher than the naive estimate of the same divergence, which is biased.
+"""Claim: the score identity comes nearer to the teacher than the naive, biased estimate of the same divergence.
 
-Taking half of the naive estimate away makes the gradient true, and brings it nearer than the identity alone (alpha = 0).
+Taking a share of the naive estimate away brings it nearer than the identity alone (alpha = 0).
 
 Bed: a grid whose outer modes a fresh generator does not reach; the teacher is exact, and no data are read.
 """

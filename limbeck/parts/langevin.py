@@ -1,6 +1,6 @@
 """Expectation-maximisation for generators: noise and noised sample are moved together towards the teacher's law.
 
-Given a noised sample, which noise z made it? Under the teacher's law of noised data the pairs (z, e) of latent noise and
+Given a noised sample, which noise z made it? Under the teacher's law of noised data the pairs (z, e) of latent and
 added noise are no longer standard normal; a few steps of Langevin dynamics carry them there (the E-step), and the
 generator is fitted to where the samples went (the M-step). What the chain adds at random is taken out of the target
 again, so that only the displacement by the scores is learnt.

@@ -83,7 +83,10 @@ def test_the_noise_of_the_chain_is_taken_out_of_its_target() -> None:
     field = ExactField(MIXTURE)
     players, batch = cast(fresh(0, 2), field, field, 256)
     chain = langevin_states(levels=LEVELS, steps=5)
-    x = [s.target - players.student(s, "x0") for s in (chain(players, batch), chain.child("cancel", False)(players, batch))]
+    x = [
+        s.target - players.student(s, "x0")
+        for s in (chain(players, batch), chain.child("cancel", False)(players, batch))
+    ]
     assert x[0].abs().max() < 1e-12 and x[1].abs().mean() > 0.1
 
 

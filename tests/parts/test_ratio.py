@@ -103,7 +103,12 @@ def play(n: int, **roles: Role) -> tuple[Players, Batch]:
     mu = torch.tensor([1.0, 0.5])
     teacher, own = Mixture(torch.ones(1), torch.zeros(1, 2), 1.0), Mixture(torch.ones(1), mu[None], 1.0)
     exact = {"student": learning(adamw()), "teacher": frozen(), "critic": frozen(), "head": frozen()}
-    nets = {"student": Shift(mu), "teacher": ExactField(teacher), "critic": ExactField(own), "head": Ratio(teacher, 0.5)}
+    nets = {
+        "student": Shift(mu),
+        "teacher": ExactField(teacher),
+        "critic": ExactField(own),
+        "head": Ratio(teacher, 0.5),
+    }
     players = build(exact | roles, nets, batch)
     players.turn("student", ("student", *roles))
     return players, noise_states()(players, batch)
