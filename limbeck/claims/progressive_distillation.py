@@ -22,7 +22,7 @@ claim = Claim(
     # 32 -> 16 -> 8 -> 4 -> 2; the first round must also learn the field, for the nets share no weights
     set={
         "ladder.builder.start": 32, "later.times": 3, "first.distill.steps": 400, "later.distill.steps": 150,
-        "first.distill.batch_size": 256, "later.distill.batch_size": 256,
+        "first.distill.batch_size": 128, "later.distill.batch_size": 128,
     },
     arms=ARMS,
     probes={"sw2": sliced_w2(draw=ode_sample(times=cosine_times(2)))},
