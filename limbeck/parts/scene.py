@@ -108,17 +108,19 @@ def composite(alpha: Tensor, colour: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Splats(nn.Module):
-    """Several clouds of round Gaussians with colour and opacity, seen by cameras as pictures (3, H, W) on black.
+    """Several clouds of round Gaussians with colour and opacity, seen by cameras as pictures (C, H, W) on black.
 
     alpha_i(u) = o_i exp(-|u - m_i|^2 / (2 s_i^2)), blended in the order of their depth
 
-    Weights: `place` (P, N, 3); `log_size` (P, N); `colour` and `opacity` before a sigmoid, (P, N, 3) and (P, N).
+    Weights: `place` (P, N, 3); `log_size` (P, N); `colour` (P, N, C), before a sigmoid where it is a colour and not a
+    latent; `opacity` (P, N) before a sigmoid.
 
     Args:
         cameras: (V, 3, 3) rotations.
         place: where the splats start.
         size: their standard deviation at the start.
         side: H = W.
+        latents: C, where pictures have as many channels without bounds instead of three colours; 0 for colours.
 
     Example:
         >>> cloud = Splats(ring_cameras(4), torch.zeros(2, 1, 3), 0.3, 8)
@@ -131,28 +133,29 @@ class Splats(nn.Module):
     cameras: Tensor
     pixels: Tensor
 
-    def __init__(self, cameras: Tensor, place: Tensor, size: float, side: int) -> None:
+    def __init__(self, cameras: Tensor, place: Tensor, size: float, side: int, latents: int = 0) -> None:
         super().__init__()
-        self.side, self.particles = side, len(place)
+        self.side, self.particles, self.latents = side, len(place), latents
         self.place = nn.Parameter(place.clone())
         self.log_size = nn.Parameter(torch.full(place.shape[:2], math.log(size)))
-        self.colour, self.opacity = nn.Parameter(torch.zeros_like(place)), nn.Parameter(torch.zeros(place.shape[:2]))
+        self.colour = nn.Parameter(torch.zeros(*place.shape[:2], latents or 3))
+        self.opacity = nn.Parameter(torch.zeros(place.shape[:2]))
         self.register_buffer("cameras", cameras, persistent=False)
         self.register_buffer("pixels", pixel_grid(side), persistent=False)
 
     def forward(self, batch: Mapping[str, Tensor], want: frozenset[str]) -> dict[str, Any]:
-        """Answer "x0" and "sample" (B, 3, H, W) on camera, particle (B,)."""
+        """Answer "x0" and "sample" (B, C, H, W) on camera, particle (B,)."""
         camera, which = (seen_column(batch, n, self.place.device) for n in ("camera", "particle"))
         at_BN3 = self.place[which] @ self.cameras[camera].mT
         near = at_BN3[..., 2].argsort(1)
-        at_BN2, size_BN, opacity_BN, colour_BN3 = (
+        at_BN2, size_BN, opacity_BN, colour_BNC = (
             v.take_along_dim(near[..., None] if v.ndim == 3 else near, 1)
             for v in (at_BN3[..., :2], self.log_size[which].exp(), self.opacity[which], self.colour[which])
         )
         far_BSN = (self.pixels[None, :, None] - at_BN2[:, None]).square().sum(-1)
         alpha_BSN = opacity_BN.sigmoid()[:, None] * torch.exp(-0.5 * far_BSN / size_BN[:, None].square())
-        picture = composite(alpha_BSN, colour_BN3.sigmoid()[:, None])[0]
-        shown = picture.mT.reshape(len(camera), 3, self.side, self.side)
+        colour_BNC = colour_BNC if self.latents else colour_BNC.sigmoid()
+        shown = composite(alpha_BSN, colour_BNC[:, None])[0].mT.unflatten(-1, (self.side, self.side))
         return dict.fromkeys(want & SEEN, shown)
 
 

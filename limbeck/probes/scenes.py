@@ -10,13 +10,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from limbeck.batch import Batch
 from limbeck.data import Source
 from limbeck.part import Expr, part
 from limbeck.parts.scene import rendered
 from limbeck.players import Players
 from limbeck.probes.distribution import sampled
 
-__all__ = ["drawn_accuracy", "oversaturation", "sharpness_error", "spread_error"]
+__all__ = ["drawn_accuracy", "oversaturation", "psnr", "sharpness_error", "spread_error"]
 
 SEEN = rendered()
 
@@ -126,3 +127,30 @@ def oversaturation(players: Players, data: Mapping[str, Source], *, draw: Expr =
     """
     x, _ = sampled(players, data, draw, rows)
     return float((x.abs() - 1).clamp(min=0).square().mean().sqrt())
+
+
+@part(higher=True)
+def psnr(players: Players, data: Mapping[str, Source], *, player: str = "student", peak: float = 1.0) -> float:
+    """How well a scene shows what is there, from the cameras or along the rays of the test split.
+
+    10 log10(peak^2 / mean (x_scene - x)^2)
+
+    Args:
+        players: the player answers "x0".
+        data: the test split has a column x, and what the scene reads.
+        player: which one.
+        peak: the range of a pixel.
+
+    Returns:
+        Decibels.
+
+    Raises:
+        UnknownName: no such player.
+    """
+    rows = torch.arange(len(data["test"]))
+    error = torch.zeros((), dtype=torch.float64)
+    with torch.no_grad():
+        for chunk in rows.split(512):
+            truth = Batch(data["test"].take(chunk))
+            error += (players[player](truth, "x0") - truth.x).double().square().flatten(1).mean(1).sum()
+    return float(10 * (peak**2 * len(rows) / error).log10())
