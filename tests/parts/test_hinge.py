@@ -106,7 +106,7 @@ def test_penalties_of_a_known_slope():
     assert torch.allclose(exact, 0.25 * real.square().sum(1))
     many = Batch({"real": real[:1].expand(20_000, -1), "x": real[:1].expand(20_000, -1)})
     near = difference_penalty(levels=CLEAN, step=1e-3)(alone(Slope(0.5)), many)
-    assert near.mean() == pytest.approx(float(exact[0]), rel=0.05)
+    assert near.mean().item() == pytest.approx(exact[0].item(), rel=0.05)
 
 
 def test_the_exact_penalty_can_be_learnt_from():
