@@ -16,6 +16,7 @@ from limbeck.recipe import Arm, Claim, Tune, less
 from limbeck.recipes.trajectory.instaflow import recipe
 
 GUIDED = ode_sample(solver=euler(), times=even(25)).on(student="guided")
+GAP = sampler_gap(draw=few_step(), other=GUIDED, rows=4_000)
 GRID = {"student.optimizer.lr.start": (5e-3, 1e-2)}
 ARMS = {"straightened": Arm(), "direct": Arm(set=recipe.variants["direct"] | {"distill.steps": 600})}
 
@@ -23,12 +24,12 @@ claim = Claim(
     bed="mog8c",
     set={
         "guided.builder.scale": 3.0, "flow.builder.scale": 1.0, "ask.rows.solver": heun(), "ask.rows.times": even(16),
-        "ask.chunk": 0, "straighten.again.chunk": 0, "begin.times": 1, "begin.flow.steps": 300, "straighten.reflow.steps": 300,
-        "distill.steps": 300, "distill.batch_size": 256,
+        "ask.chunk": 0, "straighten.again.chunk": 0, "begin.times": 1, "begin.flow.steps": 300,
+        "straighten.reflow.steps": 300, "distill.steps": 300, "distill.batch_size": 256,
         "student.optimizer.lr": cosine(start=5e-3),
     },
     arms=ARMS,
-    probes={"gap": sampler_gap(draw=few_step(), other=GUIDED, rows=4_000), "bend": curvature(), "cost": transport_cost()},
+    probes={"gap": GAP, "bend": curvature(), "cost": transport_cost()},
     says=(less("gap", "straightened", "direct", by=0.02),),
     tune=Tune("gap", dict.fromkeys(ARMS, GRID)),
     control="direct",
