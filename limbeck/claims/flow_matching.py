@@ -12,7 +12,7 @@ from limbeck.probes.distribution import sliced_w2
 from limbeck.recipe import Arm, Claim, Tune, less
 from limbeck.recipes.trajectory.flow_matching import recipe
 
-GRID = {"student.optimizer.lr.start": (2.5e-3, 5e-3)}
+GRID = {"student.optimizer.lr.start": (5e-3, 1e-2)}
 ARMS = {"straight": Arm(), "diffusion": Arm(set=recipe.variants["diffusion"])}
 
 claim = Claim(

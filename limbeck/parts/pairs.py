@@ -19,13 +19,43 @@ from limbeck.parts.solver import EULER, even, solve
 from limbeck.parts.states import like, uniform_levels
 from limbeck.players import Players
 
-__all__ = ["ALL", "end_matching", "inverted_pairs", "pair_ends", "sampled_pairs", "straight_states"]
+__all__ = [
+    "ALL",
+    "end_matching",
+    "independent_pairs",
+    "inverted_pairs",
+    "pair_ends",
+    "sampled_pairs",
+    "straight_states",
+]
 
 ALL = uniform_levels(low=0.0, high=1.0)
 DOWN, UP = even(25), even(25, 1e-3, 1.0)
 
 
 # -- making them ------------------------------------------------------------------------------------------------------
+
+
+@part
+def independent_pairs(players: Players, batch: Batch) -> Batch:
+    """Join each datum with any noise: the pairs from which the first rectified flow is learnt.
+
+    e ~ N(0, I)
+
+    Args:
+        players: not asked.
+        batch: rows whose column x is a datum.
+
+    Returns:
+        The rows with noise in `e`.
+
+    Example:
+        >>> independent_pairs()(None, Batch({"x": torch.zeros(2, 3)})).e.shape
+        torch.Size([2, 3])
+
+    Source: Liu et al., arXiv:2209.03003, algorithm 1, before any reflow.
+    """
+    return batch.with_(e=batch.rng.normal("e", *batch.x.shape[1:]).to(batch.x.dtype))
 
 
 @part

@@ -9,7 +9,14 @@ from torch import Tensor
 from limbeck.batch import Batch
 from limbeck.beds._mixture import ExactField, Mixture
 from limbeck.errors import BadData
-from limbeck.parts.pairs import end_matching, inverted_pairs, pair_ends, sampled_pairs, straight_states
+from limbeck.parts.pairs import (
+    end_matching,
+    independent_pairs,
+    inverted_pairs,
+    pair_ends,
+    sampled_pairs,
+    straight_states,
+)
 from limbeck.parts.solver import even, heun, midpoint
 from limbeck.parts.states import uniform_levels
 from limbeck.players import Player, Players
@@ -69,3 +76,12 @@ def test_the_end_of_the_exact_map_matches_and_another_does_not() -> None:
 
     assert mapped(0.0).shape == (64,) and float(mapped(0.0).max()) < 1e-5
     torch.testing.assert_close(mapped(1.0), torch.full((64,), 2.0, dtype=torch.float64), atol=0.02, rtol=0)
+
+
+def test_independent_pairs_have_the_exact_field_as_their_mean_slope() -> None:
+    # E[e - x | x_t] is affine for one Gaussian: least squares finds it
+    many = rows(20_000)
+    there = straight_states(levels=uniform_levels(low=0.6, high=0.6))(TEACHER, independent_pairs()(TEACHER, many))
+    design = torch.cat((there.x, torch.ones(20_000, 1, dtype=torch.float64)), 1)
+    fitted = design @ torch.linalg.lstsq(design, there.velocity).solution
+    torch.testing.assert_close(fitted, TEACHER.teacher(there, "velocity"), atol=0.1, rtol=0)
