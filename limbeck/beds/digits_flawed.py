@@ -68,7 +68,7 @@ class Flawed(nn.Module):
 
 
 @lru_cache(maxsize=1)
-def _bad_field(steps: int = 400, rows: int = 128) -> nn.Module:
+def _bad_field(steps: int = 200, rows: int = 128) -> nn.Module:
     """The teacher, tuned on spoilt pictures by matching their flow."""
     x, net = drawn_splits()["train"].columns["x"], deepcopy(painter())
     assert isinstance(x, Tensor)
