@@ -35,7 +35,7 @@ BALL, BLOCK = (0.2, 20.0, (0.9, 0.1, 0.1)), (0.25, 20.0, (0.1, 0.2, 0.9))
 
 
 def encode(picture: Tensor) -> Tensor:
-    """A fixed linear code of pictures: a convolution of stride 2 with orthonormal filters, (B, 3, H, W) to (B, 4, H/2, W/2).
+    """A fixed linear code of pictures (B, 3, H, W): a convolution of stride 2 with four orthonormal filters.
 
     Example:
         >>> encode(torch.zeros(1, 3, 16, 16)).shape

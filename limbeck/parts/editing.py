@@ -52,11 +52,12 @@ class Refiner(nn.Module):
 
     def __init__(self, channels: int, width: int, blocks: int) -> None:
         super().__init__()
-        pairs = [(nn.Conv2d(channels, width, 3, padding=1), nn.Conv2d(width, channels, 3, padding=1)) for _ in range(blocks)]
-        self.blocks = nn.ModuleList(nn.Sequential(a, nn.SiLU(), b) for a, b in pairs)
-        for _, last in pairs:
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+        self.blocks = nn.ModuleList()
+        for _ in range(blocks):
+            last = nn.Conv2d(width, channels, 3, padding=1)
+            for weight in last.parameters():
+                nn.init.zeros_(weight)
+            self.blocks.append(nn.Sequential(nn.Conv2d(channels, width, 3, padding=1), nn.SiLU(), last))
 
     def forward(self, batch: Mapping[str, Tensor], want: frozenset[str]) -> dict[str, Any]:
         """Answer "x0" (B, C, H, W) on x."""

@@ -158,9 +158,7 @@ def psnr(players: Players, data: Mapping[str, Source], *, player: str = "student
 
 
 @part
-def edit_error(
-    players: Players, data: Mapping[str, Source], *, inside: bool = True, outside: bool = True
-) -> float:
+def edit_error(players: Players, data: Mapping[str, Source], *, inside: bool = True, outside: bool = True) -> float:
     """How far the edited scene is from what it should have become, in its region, outside, or both.
 
     sqrt(sum M (x_scene - edited)^2 / sum M), M the region, what is not in it, or everything

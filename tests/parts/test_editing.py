@@ -115,7 +115,8 @@ def test_the_bed_knows_the_right_edit() -> None:
     assert ((batch.x - batch.edited).abs() * batch.region).max() > 0.5
     assert edit_error()(world(Shown(batch.edited)), BED.data(0)) == 0
     off = world(Shown(batch.edited + 0.3 * batch.region))
-    assert abs(edit_error(outside=False)(off, BED.data(0)) - 0.3) < 1e-6 and edit_error(inside=False)(off, BED.data(0)) == 0
+    assert abs(edit_error(outside=False)(off, BED.data(0)) - 0.3) < 1e-6
+    assert edit_error(inside=False)(off, BED.data(0)) == 0
     # the teacher tells ball from block: it makes of a noised mode what it was
     mode = teacher.field.mixture.means[0].float().view(1, 4, 8, 8)
     seen = {"x": 0.6 * mode, "t": torch.tensor([0.4]), "y": torch.tensor([0])}
