@@ -34,9 +34,7 @@ class Blobs(nn.Module):
         tensor([[0., 0., 0., 0.]])
     """
 
-    def __init__(
-        self, centres: Tensor, sizes: Tensor, densities: Tensor, colours: Tensor, floor: float = 1e-2
-    ) -> None:
+    def __init__(self, centres: Tensor, sizes: Tensor, densities: Tensor, colours: Tensor, floor: float = 1e-2) -> None:
         super().__init__()
         self.centres, self.sizes, self.densities, self.colours = centres, sizes, densities, colours
         self.floor = floor

@@ -68,11 +68,11 @@ class Flawed(nn.Module):
 
 
 @lru_cache(maxsize=1)
-def _bad_field(steps: int = 400, rows: int = 128) -> nn.Module:
+def _bad_field(steps: int = 120, rows: int = 128) -> nn.Module:
     """The teacher, tuned on spoilt pictures by matching their flow."""
     x, net = drawn_splits()["train"].columns["x"], deepcopy(painter())
     assert isinstance(x, Tensor)
-    optimiser = torch.optim.Adam(net.parameters(), lr=5e-4)
+    optimiser = torch.optim.Adam(net.parameters(), lr=1e-3)
     with torch.enable_grad():
         for step in range(steps):
             rng = Rng(("flawed", step), torch.arange(rows))

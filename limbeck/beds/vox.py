@@ -12,7 +12,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from limbeck.beds import Bed
 from limbeck.beds._scenes import Blobs, seeded

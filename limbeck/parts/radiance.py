@@ -154,9 +154,7 @@ class Radiance(nn.Module):
     pixels: Tensor
     particles = 1
 
-    def __init__(
-        self, first: nn.Module, second: nn.Module, cameras: Tensor, side: int, samples: int = 16
-    ) -> None:
+    def __init__(self, first: nn.Module, second: nn.Module, cameras: Tensor, side: int, samples: int = 16) -> None:
         super().__init__()
         self.first, self.second, self.side, self.samples = first, second, side, samples
         self.register_buffer("cameras", cameras, persistent=False)

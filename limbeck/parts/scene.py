@@ -162,8 +162,11 @@ class Splats(nn.Module):
 class Particles(nn.Module):
     """Data that are optimised themselves, several for each prompt: scenes whose renderer is the identity.
 
+    x = theta_yi, or limit tanh(theta_yi / limit) where data have bounds, as pixels do
+
     Args:
-        value: (C, P, ...) where they start, for C prompts.
+        value: (C, P, ...) where theta starts, for C prompts.
+        limit: the bound; 0 for none.
 
     Example:
         >>> two = Particles(torch.tensor([[[1.0], [2.0]]]))
@@ -171,18 +174,19 @@ class Particles(nn.Module):
         [[2.0], [1.0]]
     """
 
-    def __init__(self, value: Tensor) -> None:
+    def __init__(self, value: Tensor, limit: float = 0.0) -> None:
         super().__init__()
-        self.value, self.particles = nn.Parameter(value), value.shape[1]
+        self.value, self.particles, self.limit = nn.Parameter(value), value.shape[1], limit
 
     def forward(self, batch: Mapping[str, Tensor], want: frozenset[str]) -> dict[str, Any]:
         """Answer "x0" and "sample" (B, ...) on y, particle (B,)."""
         y, which = (seen_column(batch, n, self.value.device) for n in ("y", "particle"))
-        return dict.fromkeys(want & SEEN, self.value[y, which])
+        x = self.value[y, which]
+        return dict.fromkeys(want & SEEN, self.limit * torch.tanh(x / self.limit) if self.limit else x)
 
 
 @part
-def particles(players: Players, batch: Batch, *, count: int = 1, spread: float = 1.0) -> Particles:
+def particles(players: Players, batch: Batch, *, count: int = 1, spread: float = 1.0, limit: float = 0.0) -> Particles:
     """Build data that are optimised themselves, from noise.
 
     theta_yi ~ N(0, spread^2 I)
@@ -192,6 +196,7 @@ def particles(players: Players, batch: Batch, *, count: int = 1, spread: float =
         batch: rows whose column x has the shape of a datum.
         count: how many for each prompt.
         spread: their standard deviation at the start.
+        limit: the bound of data that have one, which they then keep to; 0 for none.
 
     Returns:
         The net.
@@ -205,7 +210,7 @@ def particles(players: Players, batch: Batch, *, count: int = 1, spread: float =
         raise BadValue(f"particles needs a count of at least 1, got {count}")
     prompts, shape = max(1, int(getattr(players.teacher, "classes", 0) or 0)), batch.x.shape[1:]
     noise = Rng(("particles", batch.rng.key), torch.arange(prompts)).normal("x", count, *shape)
-    return Particles((spread * noise).to(batch.x))
+    return Particles((spread * noise).to(batch.x), limit)
 
 
 @part

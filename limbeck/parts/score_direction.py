@@ -118,7 +118,7 @@ def unprompted(field: Player, seen: Batch, prompt: int = 0) -> Tensor:
     classes = int(getattr(field, "classes", 0) or 0)
     if not 0 <= prompt < max(classes, 1) or not classes:
         raise BadValue(
-            f"a direction needs prompt {prompt} from the end of player {field.name!r}, with {classes} classes"
+            f"player {field.name!r} has {classes} classes, so none for a direction that needs prompt -{prompt}"
         )
     return field(seen.with_(y=torch.full((seen.size,), classes - prompt, device=seen.device)), "eps")  # type: ignore[no-any-return]
 

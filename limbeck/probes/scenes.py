@@ -13,11 +13,12 @@ from torch import Tensor
 from limbeck.batch import Batch
 from limbeck.data import Source
 from limbeck.part import Expr, part
+from limbeck.parts.latent_editing import refined_view
 from limbeck.parts.scene import rendered
 from limbeck.players import Players
 from limbeck.probes.distribution import sampled
 
-__all__ = ["drawn_accuracy", "oversaturation", "psnr", "sharpness_error", "spread_error"]
+__all__ = ["drawn_accuracy", "edit_error", "oversaturation", "psnr", "sharpness_error", "spread_error"]
 
 SEEN = rendered()
 
@@ -154,3 +155,28 @@ def psnr(players: Players, data: Mapping[str, Source], *, player: str = "student
             truth = Batch(data["test"].take(chunk))
             error += (players[player](truth, "x0") - truth.x).double().square().flatten(1).mean(1).sum()
     return float(10 * (peak**2 * len(rows) / error).log10())
+
+
+@part
+def edit_error(players: Players, data: Mapping[str, Source], *, inside: bool = True, outside: bool = True) -> float:
+    """How far the edited scene is from what it should have become, in its region, outside, or both.
+
+    sqrt(sum M (x_scene - edited)^2 / sum M), M the region, what is not in it, or everything
+
+    Args:
+        players: the scene and, if there is one, the refiner answer "x0".
+        data: the test split has the columns `edited` and `region`, of the shape of x, and what the scene reads.
+        inside: whether the region counts.
+        outside: whether the rest counts.
+
+    Returns:
+        At least 0, in units of the data.
+
+    Raises:
+        UnknownName: the test split lacks a column.
+    """
+    truth = Batch(data["test"].take(torch.arange(len(data["test"]))))
+    with torch.no_grad():
+        seen = refined_view(players, truth) if "refiner" in players else players.scene(truth, "x0")
+        counts = inside * truth.region + outside * (1 - truth.region)
+        return float(((seen - truth.edited).square() * counts).sum().div(counts.sum()).sqrt())

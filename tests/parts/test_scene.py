@@ -11,7 +11,16 @@ from torch import Tensor
 from limbeck.batch import Batch
 from limbeck.beds import load_bed
 from limbeck.errors import BadValue
-from limbeck.parts.scene import Splats, composite, particle_views, particles, pixel_grid, rendered, ring_cameras
+from limbeck.parts.scene import (
+    Particles,
+    Splats,
+    composite,
+    particle_views,
+    particles,
+    pixel_grid,
+    rendered,
+    ring_cameras,
+)
 from limbeck.players import Player, Players
 from limbeck.rng import Rng
 from limbeck.roles import frozen
@@ -116,6 +125,13 @@ def test_particles_are_looked_at_equally_often_under_their_own_prompt() -> None:
     assert (share - 1 / 3).abs().max() < 0.05
     shown = rendered()(players, batch)
     assert all((scene.value[y] == x).all(1).any() for x, y in zip(shown[:50], batch.y[:50], strict=True))
+
+
+def test_particles_keep_to_their_bounds() -> None:
+    value = torch.tensor([[[0.1], [99.0], [-99.0]]])
+    rows = {"particle": torch.arange(3)}
+    assert Particles(value, limit=2.0)(rows, SEEN)["x0"].flatten().tolist() == pytest.approx([0.1, 2, -2], abs=1e-3)
+    assert torch.equal(Particles(value)(rows, SEEN)["x0"], value[0])
 
 
 def test_no_particles_are_refused() -> None:

@@ -88,7 +88,7 @@ def test_vsd_vanishes_where_the_critic_is_the_teacher() -> None:
 
 
 def test_vsd_descends_the_divergence_between_two_gaussians() -> None:
-    # at level t both are Gaussian, so eps_teacher - eps_critic = t ((x_t - a m) / (a^2 + t^2) - (x_t - a c) / (a^2 + t^2))
+    # at level t both are Gaussian: eps_teacher - eps_critic = t ((x_t - a m) - (x_t - a c)) / (a^2 + t^2)
     a = t = 0.5
     mean, centre = torch.tensor([[1.0, -1.0]]), torch.tensor([[0.3, 0.4]])
     fields = [ExactField(Mixture(torch.ones(1), m, 1.0)) for m in (mean, centre)]
@@ -135,7 +135,7 @@ def test_guidance_needs_classes() -> None:
     players, batch, _ = world()
     plain = Players({**players, "teacher": Player("teacher", frozen(), load_bed("mog8").players["oracle"](0))})
     score_distillation(scale=1.0)(plain, batch)
-    with pytest.raises(BadValue, match="with 0 classes"):
+    with pytest.raises(BadValue, match="has 0 classes"):
         score_distillation()(plain, batch)
 
 

@@ -14,6 +14,8 @@ from limbeck.parts.score_direction import noise_free, score_distillation
 from limbeck.recipe import Learn, Phase, Recipe
 from limbeck.roles import frozen, learning
 
+PHASE = Phase("scene", ("scene",), noise_free(), particle_views())
+
 recipe = Recipe(
     key="nfsd",
     title="Noise-Free Score Distillation",
@@ -23,9 +25,7 @@ recipe = Recipe(
     learns="a scene or picture",
     teacher="white-box",
     players={"scene": learning(adamw(lr=1e-2, weight_decay=0.0)), "teacher": frozen()},
-    stages=(
-        Learn("distill", (Phase("scene", ("scene",), noise_free(), particle_views()),), steps=25_000, batch_size=1),
-    ),
+    stages=(Learn("distill", (PHASE,), steps=25_000, batch_size=1),),
     product="scene",
     variants={"sds": {"distill.scene.loss": score_distillation()}},
     deviates=("the negative prompt is a class of the teacher, by default its last, instead of words",),

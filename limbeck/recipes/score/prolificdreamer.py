@@ -44,8 +44,8 @@ recipe = Recipe(
     product="scene",
     variants={"sds": SDS},
     deviates=(
-        "the critic is a whole copy of the teacher and reads the camera as the teacher does, in the prompt of the view; "
-        "the paper trains low-rank adapters and an embedding of the pose",
+        "the critic is a whole copy of the teacher and reads the camera as that does, from the prompt of a view; the "
+        "paper trains low-rank adapters and an embedding of the pose",
         "one stage: the geometry stage, which takes normals and score distillation, and the texture stage are not here",
     ),
 )
