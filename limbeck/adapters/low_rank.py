@@ -89,11 +89,11 @@ def save_changes(net: Denoiser, place: Path) -> None:
     model: nn.Module = net.net
     slot = net.frame.slot
     (place / FOLDER).mkdir()
+    config: Any = model.peft_config["default"]  # type: ignore[index]
     found: dict[str, torch.Tensor] = {}
     for name, weight in model.state_dict().items():
         if "lora_" in name:
-            found[f"{slot}.{name.replace('.default.', '.')}"] = weight.detach().cpu().contiguous()
-    config: Any = model.peft_config["default"]  # type: ignore[index]
-    for name in {n.rpartition(".lora_")[0] for n in found}:
-        found[f"{name}.alpha"] = torch.tensor(float(config.lora_alpha))
+            # where no scale is said, diffusers takes 1: it goes into b
+            scale = config.lora_alpha / config.r if "lora_B" in name else 1.0
+            found[f"{slot}.{name.replace('.default.', '.')}"] = (scale * weight.detach()).cpu().contiguous()
     save_file(found, place / FOLDER / "pytorch_lora_weights.safetensors", metadata={"format": "pt"})
