@@ -264,7 +264,9 @@ def _batch_norm(
     bias: Tensor | None = None, training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
 ) -> Tensor:  # fmt: skip
     if training:
-        raise BadValue("a net cannot normalise over the batch in jvp, for rows would mix; put it into evaluation mode")
+        raise BadValue(
+            "a net cannot normalise over the batch in jvp, where rows would mix; put it into evaluation mode"
+        )
     return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
 
 
