@@ -396,7 +396,7 @@ def _examined(job: Job, players: Players, path: Path, seed: int) -> Examination 
     if job.bed is not None:
         return examine_on_bed(nets, job.bed, job.data)  # type: ignore[arg-type]
     if isinstance(product, Denoiser):
-        return examine_pictures(nets, job.data["test"], sampler_of(job.recipe), disk, path)
+        return examine_pictures(nets, job.data["test"], job.recipe.sampler or sampler_of(job.recipe), disk, path)
     if job.pairs is not None:
         first, second, ratings = job.pairs
         return examine_pairs(nets, list(zip(first, second, strict=True)), ratings, disk)  # type: ignore[arg-type]

@@ -34,6 +34,8 @@ def sampler_of(recipe: Recipe) -> Part | None:
         >>> sampler_of(load("dmd2")).spec.name, sampler_of(load("flow-map-self-distill")).spec.name
         ('few_step', 'any_step')
     """
+    if recipe.sampler is not None:
+        return None if recipe.sampler.spec.name == "ode_sample" else recipe.sampler
     probes = {} if recipe.claim is None else recipe.claim.probes
     draws = [p.children()["draw"] for p in probes.values() if isinstance(p.children().get("draw"), Part)]
     if not draws or draws[0].spec.name == "ode_sample":
