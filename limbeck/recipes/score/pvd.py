@@ -45,8 +45,7 @@ recipe = Recipe(
     ),
     variants={"pictures": PICTURES},
     deviates=(
-        "the weight of the features is kept over the second stage and is gone in the third; in the code it falls by "
-        "half a per cent a step from the first",
+        "the weight of the features stands for two stages and is then gone; in the code it falls by 0.5% a step",
         "first blocks give features of one size, so that no projection stands between them",
         "no penalty on the density of grids, which the code offers for students of that kind",
     ),
