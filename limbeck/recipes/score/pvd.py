@@ -46,6 +46,7 @@ recipe = Recipe(
     variants={"pictures": PICTURES},
     deviates=(
         "the weight of the features stands for two stages and is then gone; in the code it falls by 0.5% a step",
+        "density is clamped where it is compared; the code clamps it inside both fields, so that none is ever emptier",
         "first blocks give features of one size, so that no projection stands between them",
         "no penalty on the density of grids, which the code offers for students of that kind",
     ),
