@@ -1,7 +1,7 @@
 """Claim: weighed by the density ratio, matching finds more of the modes than the reverse divergence of DMD2.
 
-The control weighs alike (reverse Kullback-Leibler), with the same discriminator. The two are compared at levels at which
-the modes begin to stand apart, for under much noise either finds them all.
+The control weighs alike (reverse Kullback-Leibler), with the same discriminator. The two are compared where the
+modes begin to stand apart, for under much noise either finds them all.
 
 Bed: a grid whose outer modes a fresh generator does not reach; the teacher is exact.
 """

@@ -1,9 +1,9 @@
 """Continuous-time consistency: along a trajectory of the teacher, what the student takes for its end must not move.
 
 On the trigonometric path x = cos(u) x0 + d sin(u) e, with d the standard deviation of the data, the teacher's field is
-dx/du = d F, where F is what a net of that path predicts; a consistency function is f(x, u) = cos(u) x - d sin(u) F(x, u).
-A student of any path and head is one exactly: it is asked at the same ratio of noise to signal, and F is made of its
-data and noise. So nothing is trained anew, and f is the student's "x0".
+dx/du = d F, where F is what a net of that path predicts; f(x, u) = cos(u) x - d sin(u) F(x, u) is a consistency
+function. A student of any path and head is one exactly: it is asked at the same ratio of noise to signal, and F is made
+of its data and noise. So nothing is trained anew, and f is the student's "x0".
 
 Its change along the trajectory is the tangent
 

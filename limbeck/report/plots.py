@@ -5,6 +5,7 @@ Classes `teacher`, `before` and `after` colour a model; `ink` and `faint` are te
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -16,7 +17,7 @@ from limbeck.evaluate import Calibration, Interval
 from limbeck.report.words import number
 from limbeck.significance import Floats
 
-__all__ = ["curve", "dots", "lines", "reliability", "scatter", "ticks", "whisker"]
+__all__ = ["curve", "dots", "lines", "picture", "reliability", "scatter", "ticks", "whisker"]
 
 WIDTH, HEIGHT = 320, 200
 LEFT, RIGHT, TOP, BOTTOM = 50, 308, 12, 160
@@ -47,6 +48,29 @@ def ticks(low: float, high: float, about: int = 4) -> list[float]:
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
     first = math.ceil(low / step - 1e-9)
     return [round(k * step, 12) for k in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def picture(title: str, says: str, png: bytes, width: int = WIDTH) -> Markup:
+    """A picture of pixels, kept inside the page and shown without smoothing.
+
+    Args:
+        title: what it is.
+        says: the same as it says, in words.
+        png: the file.
+        width: to which it is scaled; its height follows.
+
+    Example:
+        >>> "data:image/png;base64," in picture("a", "b", bytes(16) + (8).to_bytes(4) + (4).to_bytes(4))
+        True
+    """
+    across, down = int.from_bytes(png[16:20]), int.from_bytes(png[20:24])  # where PNG keeps its size
+    height = round(width * down / max(1, across))
+    data = base64.b64encode(png).decode()
+    body = (
+        f'<image href="data:image/png;base64,{data}" width="{width}" height="{height}" '
+        'style="image-rendering: pixelated"/>'
+    )
+    return _svg(title, says, body, width, height)
 
 
 def _scale(low: float, high: float, start: float, end: float, log: bool = False) -> Scale:

@@ -10,13 +10,14 @@ from torch import nn
 from limbeck.batch import Batch
 from limbeck.beds._mixture import ExactField, Mixture
 from limbeck.beds._nets import fresh
-from limbeck.errors import UnknownName
+from limbeck.errors import BadValue, UnknownName
 from limbeck.parts.anchor import anchored
 from limbeck.parts.distribution import dm_gradient
 from limbeck.parts.optimizer import adamw
 from limbeck.parts.pairs import sampled_pairs
 from limbeck.parts.solver import heun, karras
 from limbeck.parts.states import noise_states
+from limbeck.parts.thinning import thinned
 from limbeck.players import Players, build
 from limbeck.rng import Rng
 from limbeck.roles import frozen, learning
@@ -90,3 +91,13 @@ def test_it_asks_at_the_noise_of_the_pair_whatever_the_states_are() -> None:
     assert torch.equal(loss, elsewhere) and loss.shape == (6,)
     with pytest.raises(UnknownName, match="'e'"):
         anchored()(players, Batch({"x": torch.zeros(2, 1), "real": torch.zeros(2, 1)}))
+
+
+def test_pairs_of_fewer_rows_are_the_same_pairs() -> None:
+    rows = Batch({"x": torch.zeros(10, 1), "name": list("abcdefghij")}, rng=Rng(("test",), torch.arange(10)))
+    players = build({"teacher": frozen()}, {"teacher": ExactField(REAL)}, rows)
+    make = sampled_pairs(times=(1.0, 0.5, 0.0))
+    every, third = make(players, rows), (thinned(every=3) >> make)(players, rows)
+    assert torch.equal(third.e, every.e[::3]) and torch.equal(third.x, every.x[::3]) and third.name == list("adgj")
+    with pytest.raises(BadValue, match="every = 0"):
+        thinned(every=0)(players, rows)

@@ -1,4 +1,4 @@
-"""Continuous-time consistency: the conversion of paths, the tangent against quotients of exact trajectories, the loss."""
+"""Continuous-time consistency: the conversion of paths, the tangent against exact trajectories, the loss."""
 
 from __future__ import annotations
 
@@ -127,13 +127,14 @@ def test_before_it_is_warm_the_tangent_is_the_gap_of_the_fields():
     for eased, power in ((False, 2), (True, 1)):
         x, u, g = consistency_tangent(players, batch, sigma_data=1.0, warm=0.0, eased=eased)
         gap = trig_velocity(players.student, batch, x, u, 1.0) - trig_velocity(players.teacher, batch, x, u, 1.0)
-        assert torch.allclose(g, -u.cos()[:, None] ** power * gap)
+        assert torch.allclose(g, -(u.cos()[:, None] ** power) * gap)
 
 
 def test_the_loss_pushes_by_the_normalised_tangent():
     student = fresh(3, 2)
     batch = rows()
-    players = build({"student": learning(sgd()), "teacher": frozen()}, {"student": student, "teacher": ExactField(MIX)}, batch)
+    nets = {"student": student, "teacher": ExactField(MIX)}
+    players = build({"student": learning(sgd()), "teacher": frozen()}, nets, batch)
     players["student"].module.double()
     players.turn("test", ("student",))
     d, c = 0.8, 0.1

@@ -1,4 +1,4 @@
-"""Derivatives along a direction: attention, group normalisation and whole nets as they come, against float64 quotients."""
+"""Derivatives along a direction: attention, normalisation and whole nets as they come, against float64 quotients."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Cubed(torch.autograd.Function):
 NETS = {"attention": Attending, "group norm": Normed, "unet": Unet}
 
 
-def point(net: str, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def point(net: str, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, tuple[Tensor, ...], tuple[Tensor, ...]]:
     torch.manual_seed(0)
     made = NETS[net]().to(dtype).eval()
     x, dx = torch.randn(2, 2, 3, 4, 4, dtype=dtype)
@@ -239,5 +239,5 @@ def test_no_step_for_a_net_in_coarse_numbers():
     def coarse(x: Tensor) -> Tensor:
         return x + 1000 * ((x * 1e4).round() / 1e4 - x).detach() + torch.sin(1e6 * x)
 
-    with pytest.raises(BadValue, match="no step of a difference quotient comes within 0.05"):
+    with pytest.raises(BadValue, match="no step of a difference quotient comes within"):
         checked_step(coarse, (torch.linspace(0, 1, 8),), (torch.ones(8),))

@@ -91,9 +91,8 @@ def test_a_step_stays_on_the_path():
         seen.append(batch["t"])
         return {"velocity": batch["x"] * batch["t"][:, None]}
 
-    players = Players(
-        {"student": Player("student", frozen(), answer=answer), "step": Player("step", frozen(), DifferenceStep(0.1, 0.0))}
-    )
+    student, step = Player("student", frozen(), answer=answer), Player("step", frozen(), DifferenceStep(0.1, 0.0))
+    players = Players({"student": student, "step": step})
     batch = states().with_(t=torch.linspace(0.85, 1.0, 16, dtype=torch.float64))
     mean_velocity_by_difference()(players, batch)
     assert all(float(t.max()) <= 1 for t in seen) and len(seen) == 2

@@ -12,7 +12,8 @@ from limbeck.parts.distribution import distribution_matching, fake_denoising
 from limbeck.parts.optimizer import adamw
 from limbeck.parts.pairs import sampled_pairs
 from limbeck.parts.solver import heun, karras
-from limbeck.parts.states import noise_states
+from limbeck.parts.states import few_step, noise_states
+from limbeck.parts.thinning import thinned
 from limbeck.recipe import Learn, Make, Phase, Recipe
 from limbeck.roles import copy_of, frozen, learning
 
@@ -28,7 +29,7 @@ recipe = Recipe(
     teacher="white-box",
     players={"student": learning(RATE), "teacher": frozen(), "critic": copy_of("teacher", RATE)},
     stages=(
-        Make("pairs", sampled_pairs(solver=heun(), times=karras(18)), into="pairs", chunk=1000),
+        Make("pairs", thinned() >> sampled_pairs(solver=heun(), times=karras(18)), into="pairs", chunk=1000),
         Learn(
             "distill",
             phases=(
@@ -41,9 +42,11 @@ recipe = Recipe(
             steps=350_000, batch_size=336, data="pairs", clip=10.0,
         ),
     ),
+    sampler=few_step(),
     deviates=(
         "pairs are held by the square in place of LPIPS: data need not be pictures",
         "levels are those of DMD2's public code, for DMD's was not published",
-        "a pair is made for every row of the data; the teacher is asked as it is, with guidance if it is guided",
+        "a pair is made for every row of the data, unless `thinned` says otherwise",
+        "the teacher is asked as it is: a teacher with guidance is given as a guided teacher",
     ),
 )  # fmt: skip

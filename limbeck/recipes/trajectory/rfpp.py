@@ -12,6 +12,7 @@ from limbeck.parts.levels import u_shaped_levels
 from limbeck.parts.optimizer import adam
 from limbeck.parts.pairs import inverted_pairs, sampled_pairs, straight_states
 from limbeck.parts.solver import heun, karras
+from limbeck.parts.states import few_step
 from limbeck.recipe import Learn, Make, Phase, Recipe
 from limbeck.roles import frozen, learning
 
@@ -33,6 +34,7 @@ recipe = Recipe(
         Make("ask", sampled_pairs(solver=heun(), times=TIMES), into="pairs"),
         Learn("reflow", (PHASE,), steps=800_000, batch_size=512, data="pairs"),
     ),
+    sampler=few_step(),
     variants={"inverted": {"ask.rows": inverted_pairs(solver=heun(), times=UP)}},
     deviates=(
         "no perceptual term: it needs a net that sees as people do, and is measured by the paper on pictures alone",
