@@ -25,6 +25,8 @@ from limbeck import claim as claims
 from limbeck.adapters.causal_lm import CausalLM
 from limbeck.adapters.data import hold_out, open_data
 from limbeck.adapters.listing import Listing
+from limbeck.adapters.pipeline import INDEX, Denoiser
+from limbeck.adapters.pipeline_store import how_to_load, save_pipeline
 from limbeck.adapters.recalled import Recalled, only_remembers
 from limbeck.adapters.remote import Remote, asking
 from limbeck.adapters.sentence import Sentence
@@ -39,6 +41,7 @@ from limbeck.describe import describe, specs
 from limbeck.errors import BadData, BadValue, unknown
 from limbeck.evaluate import Examination
 from limbeck.examine import examine, examine_on_bed, examine_pairs
+from limbeck.examine_pictures import examine_pictures
 from limbeck.index import load, records, search
 from limbeck.loop import Loop, Options
 from limbeck.override import flatten, override
@@ -53,6 +56,7 @@ from limbeck.report.card import About, write_card
 from limbeck.rng import seed_torch
 from limbeck.roles import Role
 from limbeck.run import Run
+from limbeck.samplers import sampler_of, times_of
 from limbeck.trackers import check_trackers, tracked
 
 __all__ = ["compare", "distill", "report", "verify"]
@@ -183,6 +187,8 @@ def _probes(job: Job) -> dict[str, Part]:
         return dict(job.bed.probes)
     if isinstance(student, CausalLM):
         return {"nll": language.nll()}
+    if isinstance(student, Denoiser):
+        return {}
     labelled = "test" in job.data and "y" in job.data["test"].take(torch.arange(1))
     return {"nll": classification.nll(), "accuracy": classification.accuracy()} if labelled else {}
 
@@ -220,7 +226,10 @@ def _open(recipe: Recipe, specs: dict[str, str], data: str, eval: str | None, se
     _check_servers(recipe, nets, specs)
     _check_light(recipe, nets, specs)
     if bed is not None:
-        return Job(recipe, specs, nets, dict(bed.data(seed)), bed)
+        splits = dict(bed.data(seed))
+        if reader := next((net for net in nets.values() if isinstance(net, Denoiser)), None):
+            return Job(recipe, specs, nets, {name: read_for(reader, rows) for name, rows in splits.items()})
+        return Job(recipe, specs, nets, splits, bed)
     return _read(Job(recipe, specs, nets, {}), data, eval)
 
 
@@ -351,8 +360,13 @@ def _finish(job: Job, players: Players, data: Mapping[str, Source], path: Path, 
     """Save the product, examine it, and write report and model card."""
     product = job.recipe.product
     saved = path / product
-    if product in players and players[product].module is not None:
-        save_player(players[product].module, saved)  # type: ignore[arg-type]
+    module = players[product].module if product in players else None
+    if isinstance(module, Denoiser):
+        times, renews = times_of(sampler_of(job.recipe))
+        for note in save_pipeline(module, saved, times=times, renews=renews)[1]:
+            show.note(note)
+    elif module is not None:
+        save_player(module, saved)
     elif product in data and isinstance(data[product], Table):
         saved.mkdir(exist_ok=True)
         columns = data[product].take(torch.arange(len(data[product])))
@@ -381,6 +395,8 @@ def _examined(job: Job, players: Players, path: Path, seed: int) -> Examination 
     disk = {who: Path(p) for who, p in _places(job, path).items() if p and Path(p).exists()}
     if job.bed is not None:
         return examine_on_bed(nets, job.bed, job.data)  # type: ignore[arg-type]
+    if isinstance(product, Denoiser):
+        return examine_pictures(nets, job.data["test"], job.recipe.sampler or sampler_of(job.recipe), disk, path)
     if job.pairs is not None:
         first, second, ratings = job.pairs
         return examine_pairs(nets, list(zip(first, second, strict=True)), ratings, disk)  # type: ignore[arg-type]
@@ -423,10 +439,22 @@ def _reopened(job: Job, seed: int) -> dict[str, nn.Module]:
 def _card(job: Job, saved: Path, path: Path) -> None:
     about = About(
         name=saved.resolve().parent.name, teacher=job.specs.get("teacher", ""), base_model=job.specs["student"],
-        library="sentence-transformers" if isinstance(job.nets.get("student"), Sentence) else "transformers",
+        library=_library(job.nets.get("student")), load=_loading(saved),
         citation=bibtex({"key": job.recipe.key, "title": job.recipe.title, "paper": job.recipe.paper}),
     )  # fmt: skip
     write_card(saved, path, about)
+
+
+def _library(net: nn.Module | None) -> str:
+    """The library that loads what was saved."""
+    if isinstance(net, Denoiser):
+        return "diffusers"
+    return "sentence-transformers" if isinstance(net, Sentence) else "transformers"
+
+
+def _loading(saved: Path) -> str:
+    """The code that loads and samples a saved pipeline; none for other products."""
+    return how_to_load(saved) if (saved / INDEX).exists() else ""
 
 
 # -- other commands ---------------------------------------------------------------------------------------------------

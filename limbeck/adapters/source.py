@@ -1,6 +1,6 @@
 """What `--teacher`, `--student` and `--player` accept, and which rows the player that they name reads.
 
-./model                      a directory of transformers, sentence-transformers or peft
+./model                      a directory of transformers, sentence-transformers, peft or a pipeline of diffusers
 owner/name                   a name of the hub, downloaded now
 http://host:8000/v1#name     a model behind a server that speaks the protocol of OpenAI; https too
 http://host/v1#name?top=20   the same, of a server that lists log-probabilities (see `adapters.listing`)
@@ -9,6 +9,9 @@ NAME or bed:NAME             the player of that role in a bed
 lora:./model                 any of these with low-rank weights that learn; `lora:rank=8:./model` sets their rank
 load:bits=4:./model          a directory or hub name in fewer bits, another dtype or over devices (see `adapters.light`)
 from-teacher:layers=6,width=0.5   a smaller copy of the teacher; of a BERT encoder also `embedding=64`
+from-teacher                 a copy of the teacher, of a pipeline of diffusers too
+guided:scale=5:./pipeline    a conditional pipeline under guidance, as a teacher
+map:./pipeline               a pipeline that is told a second time, where a jump ends; `map:from-teacher` too
 cache:DIR, cache:DIR:./big   a teacher's sparse targets from a cache, filled by the teacher (see `adapters.recalled`)
 """
 
@@ -27,12 +30,16 @@ from torch import nn
 
 from limbeck.adapters import chat, text
 from limbeck.adapters.causal_lm import CausalLM
+from limbeck.adapters.consistent import checked
 from limbeck.adapters.data import Images, Records
 from limbeck.adapters.encoder import Encoder
 from limbeck.adapters.light import lightly, parse_light
 from limbeck.adapters.listing import open_server
 from limbeck.adapters.lora import open_adapter, with_lora
+from limbeck.adapters.low_rank import with_changes
 from limbeck.adapters.modules import from_factory
+from limbeck.adapters.pictures import pictures
+from limbeck.adapters.pipeline import INDEX, Denoiser, copy_of_net, guided, open_pipeline, with_second_time
 from limbeck.adapters.recalled import behind, open_recalled
 from limbeck.adapters.sentence import Sentence, read_modules
 from limbeck.adapters.seq2seq import Seq2Seq
@@ -41,15 +48,17 @@ from limbeck.adapters.weights import load_weights, read_json
 from limbeck.beds import beds, load_bed
 from limbeck.data import Source
 from limbeck.errors import BadData, BadValue, BadWeights, unknown
+from limbeck.parts.guidance import Guided
 
 __all__ = ["open_directory", "open_player", "read_for"]
 
 FORMS = (
     "a model directory, owner/name of the hub, http://HOST/v1#MODEL, package.module:factory, a bed, "
-    "from-teacher:layers=6, lora:SOURCE, load:bits=4:SOURCE, cache:DIR"
+    "from-teacher:layers=6, lora:SOURCE, load:bits=4:SOURCE, cache:DIR, guided:scale=5:SOURCE, map:SOURCE"
 )
 FACTORY = re.compile(r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*")
 LORA = re.compile(r"lora:(?:rank=(\d+):)?(.+)")
+GUIDED = re.compile(r"guided:scale=([-+.\de]+):(.+)")
 HUB = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 
 
@@ -91,7 +100,15 @@ def open_player(
         open_player, role=role, teacher=teacher, seed=seed, dtype=dtype, trust_remote_code=trust_remote_code
     )
     if low := LORA.fullmatch(spec):
-        return with_lora(again(low[2]), rank=int(low[1] or 16), seed=seed)
+        base = again(low[2])
+        change = with_changes if isinstance(base, Denoiser) else with_lora
+        return change(base, rank=int(low[1] or 16), seed=seed)  # type: ignore[operator]
+    if spec.startswith("guided:"):
+        if not (said := GUIDED.fullmatch(spec)):
+            raise BadValue(f"{spec!r} is not of the form guided:scale=5:SOURCE")
+        return guided(again(said[2]), said[1])
+    if spec.startswith("map:"):
+        return with_second_time(again(spec.removeprefix("map:")), seed)
     if spec.startswith("load:"):
         place, how = parse_light(spec)
         path = Path(place) if Path(place).is_dir() else _from_hub(place)
@@ -105,6 +122,8 @@ def open_player(
             raise BadValue(f"{spec!r} needs a teacher that is a model directory")
         if getattr(teacher, "bits", 0):
             raise BadValue(f"{spec!r} needs a teacher with whole weights, not of {teacher.bits} bits")
+        if isinstance(teacher, Denoiser | Guided):
+            return copy_of_net(teacher, parse_sizes(spec))
         return shrink(behind(teacher), **parse_sizes(spec))
     if spec.startswith("bed:") or spec in beds():
         players = load_bed(spec.removeprefix("bed:")).players
@@ -154,13 +173,13 @@ def open_directory(
     """Open a model directory as the net that fits its architecture.
 
     Args:
-        directory: of transformers, sentence-transformers or peft.
+        directory: of transformers, sentence-transformers, peft or diffusers.
         dtype: of the weights in memory.
         trust_remote_code: run Python code that lies in the directory.
         how: further options of `from_pretrained`: a quantisation, a map of devices.
 
     Returns:
-        A `CausalLM`, `Seq2Seq`, `Encoder` or `Sentence` net, with `path`.
+        A `CausalLM`, `Seq2Seq`, `Encoder`, `Sentence` or `Denoiser` net, with `path`.
 
     Raises:
         BadWeights: weights that are missing, truncated, pickled or of another shape, or an unknown architecture.
@@ -170,6 +189,8 @@ def open_directory(
         if not base:
             raise BadWeights(f"{directory / 'adapter_config.json'} does not name its base_model_name_or_path")
         net = open_adapter(open_player(base, dtype=dtype, trust_remote_code=trust_remote_code), directory)
+    elif (directory / INDEX).exists():
+        net = checked(open_pipeline(directory, dtype))
     else:
         net = _open_model(directory, dtype, trust_remote_code, **how)
     net.path = directory  # type: ignore[assignment]
@@ -248,6 +269,8 @@ def read_for(
         `source = read_for(open_player("./student"), open_data("prompts.jsonl"))`
     """
     net = behind(net)
+    if isinstance(net, Denoiser | Guided):
+        return pictures(rows, net.net if isinstance(net, Guided) else net)  # type: ignore[arg-type]
     tokenizer = getattr(net, "tokenizer", None)
     if not isinstance(rows, Records) or tokenizer is None:
         if isinstance(rows, Images) and tokenizer is not None:

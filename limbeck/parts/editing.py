@@ -183,7 +183,12 @@ def _difference(
 
 @part
 def noise_edit(
-    players: Players, batch: Batch, *, solver: Expr = EULER, times: tuple[float, ...] = even(25, 0.5), target: float = 1.0
+    players: Players,
+    batch: Batch,
+    *,
+    solver: Expr = EULER,
+    times: tuple[float, ...] = even(25, 0.5),
+    target: float = 1.0,
 ) -> Batch:
     """Noise a datum and sample from there towards the class wanted: the more noise, the less of the datum stays.
 

@@ -29,6 +29,7 @@ from limbeck.report.words import (
 
 __all__ = ["quality_tables", "sections", "summary"]
 
+PICTURE = "samples-{}.png"  # beside the report
 TEXT = 1200
 PANELS = 24
 OPEN = 5
@@ -46,6 +47,7 @@ def sections(record: Record) -> list[Section]:
     every = [
         Section("In short", short(exam, slices)),
         Section("Quality", quality_tables(exam)),
+        Section("Samples", _samples(record)),
         Section("What is not known", [Bullets([("open", text) for text in doubts(record)])]),
         Section("Speed, memory and size", _costs(exam.costs)),
         Section("Quality by slice", _slices(exam, slices)),
@@ -179,6 +181,18 @@ def _calibration(exam: Examination) -> list[Block]:
         "Share of right answers (upwards) against confidence. On the dashed line, confidence can be taken at its word."
     )
     return [Para(note), Figures(drawings)]
+
+
+def _samples(record: Record) -> list[Block]:
+    """Pictures that each model drew from the same noise, where they were kept."""
+    found = [(who, record.path / PICTURE.format(who)) for who in WHO]
+    shown = [(who, path) for who, path in found if path.exists()]
+    says = "drawn for the first held-out rows, from the noise of each row"
+    blocks: list[Block] = []
+    for who, path in shown:
+        drawing = plots.picture(MODELS[who], says, path.read_bytes())
+        blocks.append(Figures([Plot(MODELS[who], drawing, says)], path.name))
+    return blocks
 
 
 # -- rows -------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,126 @@
+"""Examinations of pipelines: teacher, student before and student after draw pictures from the same noise.
+
+Shapes: N rows, C channels, H by W pixels, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from limbeck.adapters.pictures import decode
+from limbeck.adapters.pipeline import Denoiser
+from limbeck.batch import Batch
+from limbeck.data import Source, batch_of
+from limbeck.errors import BadData
+from limbeck.evaluate import Examination, Quality, figures, measure_cost
+from limbeck.part import Part
+from limbeck.parts.guidance import Guided
+from limbeck.players import Player, Players
+from limbeck.probes.frechet import features_of, frechet, kid_interval
+from limbeck.report.sections import PICTURE
+from limbeck.rng import Rng
+from limbeck.roles import frozen
+from limbeck.samplers import ode_of
+
+__all__ = ["examine_pictures"]
+
+ROWS, CHUNK, ACROSS = 400, 64, 6
+SIDE = 8  # of what pixels are averaged to, where no classifier reads them
+JUDGES = {(1, 8, 8): "digits"}  # shape to the bed whose classifier reads it
+
+
+def examine_pictures(
+    nets: Mapping[str, Any], source: Source, draw: Part | None, disk: Mapping[str, Path] | None = None,
+    run: Path | None = None,
+) -> Examination:  # fmt: skip
+    """Examine pipelines on held-out rows: each draws a picture for every row, with the row's class and noise.
+
+    Args:
+        nets: who ("teacher", "before", "after") to net, on one device and in evaluation mode.
+        source: the rows, as the student reads them; the first 400 are used.
+        draw: the student's sampler; None for a field, which is solved over its scheduler's steps as the teacher is.
+        disk: who to where it is saved.
+        run: where a grid of pictures of each is put.
+
+    Returns:
+        Frechet and kernel distances to the held-out rows, with intervals where rows give them, and costs.
+
+    Raises:
+        BadData: fewer than two rows.
+    """
+    if len(source) < 2:
+        raise BadData("pictures are compared with two held-out rows at least")
+    plain = _plain(nets["after"])
+    device = next(p.device for p in plain.parameters())
+    index = torch.arange(min(len(source), ROWS))
+    batches = [_seeded(source, rows, device) for rows in index.split(CHUNK)]
+    features, named = _judge(tuple(decode(plain, batches[0].x[:1]).shape[1:]))
+    real = features(torch.cat([decode(plain, b.x) for b in batches]).cpu())
+    drawn, costs = {}, {}
+    for who, net in nets.items():
+        sampler = ode_of(net) if who == "teacher" or draw is None else draw
+        ask = partial(_draw, net, sampler)
+        drawn[who] = torch.cat([decode(plain, ask(b)) for b in batches]).cpu()
+        costs[who] = measure_cost(net, partial(ask, batches[0]), batches[0].size, path=(disk or {}).get(who))
+        if run is not None:
+            _grid(drawn[who][: ACROSS**2], run / PICTURE.format(who))
+    seen = {who: features(x) for who, x in drawn.items()}
+    fid = {who: frechet(f, real) for who, f in seen.items()}
+    kid = {who: kid_interval(f, real) for who, f in seen.items()}
+    notes = (f"distances are measured in {named}: they are comparable with each other, not with the FID of papers",)
+    return Examination(
+        qualities=[
+            figures(f"Frechet distance ({named})", fid, higher_is_better=False),
+            Quality(f"kernel distance ({named})", False, kid, n=len(index)),
+        ],
+        costs=costs, notes=notes,
+    )  # fmt: skip
+
+
+def _plain(net: nn.Module) -> Denoiser:
+    return net.net if isinstance(net, Guided) else net  # type: ignore[return-value]
+
+
+def _seeded(source: Source, rows: Tensor, device: torch.device) -> Batch:
+    """Rows with noise that depends on nothing but the row."""
+    return Batch(dict(batch_of(source, rows)), rng=Rng(("examined",), rows)).to(device)
+
+
+@torch.no_grad()
+def _draw(net: nn.Module, sampler: Part, batch: Batch) -> Tensor:
+    found: Tensor = sampler(Players({"student": Player("student", frozen(), net)}), batch)
+    return found
+
+
+def _judge(shape: tuple[int, ...]) -> tuple[Callable[[Tensor], Tensor], str]:
+    """Features of pictures in [0, 1], and in words which."""
+    if shape in JUDGES:
+        return features_of(JUDGES[shape], 0.0), f"features of the classifier of {JUDGES[shape]}"
+
+    def pooled(x: Tensor) -> Tensor:
+        side = (min(SIDE, shape[1]), min(SIDE, shape[2]))
+        return nn.functional.adaptive_avg_pool2d(x, side).flatten(1)
+
+    return pooled, f"pixels averaged to {min(SIDE, shape[1])} x {min(SIDE, shape[2])}"
+
+
+def _grid(x: Tensor, path: Path) -> None:
+    """Pictures side by side, as one PNG."""
+    from PIL import Image
+
+    n, c, h, w = x.shape
+    across = min(ACROSS, n)
+    down = -(-n // across)
+    sheet = np.full((down * (h + 1) - 1, across * (w + 1) - 1, c), 255, dtype=np.uint8)
+    pixels = (255 * x).round().byte().permute(0, 2, 3, 1).numpy()
+    for i, one in enumerate(pixels):
+        top, left = (i // across) * (h + 1), (i % across) * (w + 1)
+        sheet[top : top + h, left : left + w] = one
+    Image.fromarray(sheet[:, :, 0] if c == 1 else sheet[:, :, :3]).save(path)
