@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -17,7 +18,8 @@ from limbeck.data import Source
 from limbeck.errors import BadValue, NotFinite, UnknownName
 from limbeck.index import load
 from limbeck.override import override
-from limbeck.part import Part
+from limbeck.part import Expr, Part
+from limbeck.parts.solver import in_steps
 from limbeck.players import Players
 from limbeck.probes.distribution import sampled
 from limbeck.recipe import Recipe
@@ -25,6 +27,7 @@ from limbeck.recipe import Recipe
 __all__ = ["Comparison", "compare"]
 
 DRAWN = 600  # samples of a recipe that are kept to be drawn
+STEPS = (1, 2, 4, 8)  # at which a sampler is measured
 REFERENCES = {"teacher": "teacher", "before": "student"}  # who to the player of the bed; before: not yet trained
 
 
@@ -42,6 +45,8 @@ class Comparison(Mapping[str, Mapping[str, Sequence[float]]]):
         references: "teacher" and "before" (the student before it learns) to probe to one figure a seed.
         samples: recipe to samples (N, 2) of its first run, on beds of points.
         truth: (M, 2) data of the bed, where there are samples.
+        curves: who ("teacher", or a recipe that says how it is sampled) to evaluations a sample to the first probe's
+            figures, one a seed.
 
     Example:
         >>> from limbeck.probes.classification import accuracy
@@ -59,6 +64,7 @@ class Comparison(Mapping[str, Mapping[str, Sequence[float]]]):
     references: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
     samples: Mapping[str, Tensor] = field(default_factory=dict)
     truth: Tensor | None = None
+    curves: Mapping[str, Mapping[int, Sequence[float]]] = field(default_factory=dict)
 
     def __getitem__(self, recipe: str) -> Mapping[str, Sequence[float]]:
         return self.figures[recipe]
@@ -91,6 +97,7 @@ class Outcome:
     figures: Mapping[str, float]
     seconds: float
     samples: Tensor | None = None
+    curve: Mapping[int, float] = field(default_factory=dict)
 
 
 def compare(
@@ -138,6 +145,7 @@ def compare(
         _references(world, seeds),
         {key: samples for key, samples in drawn.items() if samples is not None},
         _points(world.data(0)["test"]) if any(s is not None for s in drawn.values()) else None,
+        _curves(world, seeds, {key: [run.curve for run in ran] for key, ran in runs.items()}),
     )
 
 
@@ -158,7 +166,7 @@ def _entered(recipes: Mapping[str, Recipe], world: Bed) -> dict[str, Entry]:
 
 
 def _entry(recipe: Recipe, world: Bed) -> Entry:
-    if recipe.product != "student" or "student" not in recipe.players:
+    if recipe.sampler is None and (recipe.product != "student" or "student" not in recipe.players):
         raise BadValue("its product is no student, which is what the probes of this bed measure")
     claim, sized, tuned = tried_on(recipe, world.key)
     where = "this bed" if claim.bed == world.key else f"bed {claim.bed}"
@@ -169,7 +177,7 @@ def _entry(recipe: Recipe, world: Bed) -> Entry:
 
 def _tried(entry: Entry, world: Bed) -> None:
     """Take one step of every stage; a student that the bed does not give must answer its probes too."""
-    if entry.recipe.players["student"].given:
+    if "student" in entry.recipe.players and entry.recipe.players["student"].given:
         arm_loop(entry.recipe, world, 0, 1, seats=entry.seats).execute()
     else:
         _outcome(entry, world, 0, max_steps=1)
@@ -183,10 +191,67 @@ def _outcome(entry: Entry, world: Bed, seed: int, max_steps: int = 0) -> Outcome
     seconds, data = time.monotonic() - started, loop.data
     seen = Players({**truth(world, seed), **loop.players})
     seen.turn("probe")
-    figures = {name: float(probe(seen, data)) for name, probe in world.probes.items()}
-    draw = world.samplers.get("student")
+    draw = entry.recipe.sampler or world.samplers.get("student")
+    figures = {name: float(probe(seen, data)) for name, probe in drawn_by(world.probes, draw).items()}
     samples = sampled(seen, data, draw, DRAWN)[0].cpu() if draw else None
-    return Outcome(figures, seconds, samples if samples is not None and samples.shape[1] == 2 else None)
+    curve = _curve(world, seen, data, entry.recipe.sampler) if entry.recipe.sampler and not max_steps else {}
+    return Outcome(figures, seconds, samples if samples is not None and samples.shape[1] == 2 else None, curve)
+
+
+def _curve(world: Bed, players: Players, data: Mapping[str, Source], sampler: Expr) -> dict[int, float]:
+    """The first probe of the bed by evaluations a sample, as far as it draws."""
+    name = next(iter(world.probes))
+    if "draw" not in world.probes[name].children():
+        return {}
+    curve: dict[int, float] = {}
+    timed = "times" in sampler.children()  # one that learnt its times has no other
+    for draw in [in_steps(sampler, steps) for steps in STEPS] if timed else [sampler]:
+        curve[evaluations(players, data, draw)] = float(drawn_by(world.probes, draw)[name](players, data))
+    return curve
+
+
+def drawn_by(probes: Mapping[str, Part], draw: Expr | None) -> dict[str, Part]:
+    """The probes with a sampler of their own in place of the usual one, where they sample at all.
+
+    Args:
+        probes: name to probe.
+        draw: the sampler; None leaves them as they are.
+    """
+    return {n: p.child("draw", draw) if draw and "draw" in p.children() else p for n, p in probes.items()}
+
+
+def evaluations(players: Players, data: Mapping[str, Source], draw: Expr) -> int:
+    """How often one sample asks the player that it asks most: the field, whoever has it.
+
+    Args:
+        players: those that the sampler asks.
+        data: the test split.
+        draw: the sampler.
+    """
+    asked: Counter[int] = Counter()
+    modules = {id(p.module): p.module for p in players.values() if p.module is not None}
+    hooks = [m.register_forward_hook(lambda m, *_: asked.update([id(m)])) for m in modules.values()]
+    try:
+        sampled(players, data, draw, 1)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return max(asked.values(), default=0)
+
+
+def _curves(
+    world: Bed, seeds: int, ran: Mapping[str, Sequence[Mapping[int, float]]]
+) -> dict[str, dict[int, list[float]]]:
+    """Curves of the recipes that have one, and of the teacher beside them."""
+    found = {key: [dict(c) for c in curves] for key, curves in ran.items() if all(curves)}
+    if found and "teacher" in world.samplers:
+        found["teacher"] = []
+        for seed in range(seeds):
+            cast = truth(world, seed)
+            players = Players({**cast, "student": cast["teacher"]})
+            players.turn("probe")
+            found["teacher"].append(_curve(world, players, world.data(seed), world.samplers["teacher"]))
+    return {key: {n: [curve[n] for curve in curves] for n in curves[0]} for key, curves in found.items()}
 
 
 def _run(entry: Entry, key: str, world: Bed, seed: int, say: Callable[[str], None]) -> Outcome:

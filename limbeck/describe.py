@@ -49,8 +49,8 @@ def describe(recipe: Recipe) -> dict[str, Any]:
     """Describe what a resolved recipe will run; equal descriptions run the same.
 
     Returns:
-        JSON: what the recipe is about, its players and its stages. Variants, claim and deviations are not in it: they
-        do not change what runs.
+        JSON: what the recipe is about, its players, its stages and its sampler. Variants, claim and deviations are not
+        in it: they do not change what runs.
 
     Example:
         >>> from limbeck.index import load
@@ -58,7 +58,8 @@ def describe(recipe: Recipe) -> dict[str, Any]:
         True
     """
     about = {name: getattr(recipe, name) for name in ABOUT}
-    return {**about, "players": plain(recipe.players), "stages": plain(recipe.stages)}
+    drawn = {} if recipe.sampler is None else {"sampler": plain(recipe.sampler)}
+    return {**about, "players": plain(recipe.players), "stages": plain(recipe.stages), **drawn}
 
 
 def page(recipe: Recipe, record: Mapping[str, Any], evidence: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -106,6 +107,7 @@ def _expressions(recipe: Recipe) -> Iterator[Expr]:
     for holder in holders:
         for field in dataclasses.fields(holder):
             yield from _within(getattr(holder, field.name))
+    yield from _within(recipe.sampler)
 
 
 def _within(value: Any) -> Iterator[Expr]:
@@ -135,6 +137,8 @@ def markdown(shown: Mapping[str, Any]) -> str:
     blocks = [f"# {shown['key']}: {shown['title']}", "; ".join(about) + "."]
     blocks += ["## Players", *_bullets({name: _role(role) for name, role in shown["players"].items()})]
     blocks += ["## Stages", *(line for stage in shown["stages"] for line in _stage(stage))]
+    if "sampler" in shown:
+        blocks += ["## Sampler", f"The {shown['product']} is sampled by {short(shown['sampler'])}."]
     blocks += ["## Parts", *(block for part in shown["parts"] for block in _part_text(part))]
     blocks += ["## Settings", _code(f"{path} = {short(value)}" for path, value in shown["settings"].items())]
     if shown["variants"]:

@@ -119,7 +119,8 @@ def _below(node: Any) -> dict[str, Any]:
     if not dataclasses.is_dataclass(node):
         return {}
     if isinstance(node, Recipe):
-        return {**_members(node), **node.players}
+        sampled = {} if node.sampler is None else {"sampler": node.sampler}
+        return {**_members(node), **node.players, **sampled}
     fields = {f.name: getattr(node, f.name) for f in dataclasses.fields(node) if f.name not in HIDDEN}
     if isinstance(node, Role):  # what a role does not use cannot be set: it would change nothing
         fields = {name: value for name, value in fields.items() if value is not None and (node.every or value != 0)}

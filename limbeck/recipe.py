@@ -308,6 +308,7 @@ class Recipe:
         players: name to role.
         stages: the stages, in order.
         product: the player or data set that the recipe is run for.
+        sampler: how the product is sampled, where it draws: a part `(players, batch)` with hyper-parameter `times`.
         variants: name to overrides: published variants that differ only in numbers or parts.
         deviates: where this recipe departs from the paper or its code, and why; empty if nowhere.
         claim: what is claimed of it; None for baselines, and for recipes of the package until `limbeck.index.load` adds
@@ -328,6 +329,7 @@ class Recipe:
     players: Mapping[str, Role]
     stages: tuple[Stage, ...]
     product: str = "student"
+    sampler: Expr | None = None
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     deviates: tuple[str, ...] = ()
     claim: Claim | None = field(default=None, repr=False)

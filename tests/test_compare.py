@@ -26,9 +26,12 @@ from limbeck.commands import app
 from limbeck.comparison import Comparison, compare
 from limbeck.errors import BadValue, NotFinite, RunError
 from limbeck.evaluate import Interval
+from limbeck.parts.solver import heun, ode_sample
+from limbeck.players import Player, Players
 from limbeck.probes.distribution import mmd, mode_recall, sliced_w2, sliced_wasserstein
 from limbeck.report import plots, write_comparison
 from limbeck.report.compared import headline, summary
+from limbeck.roles import frozen
 from limbeck.significance import student_t
 from tests.test_report import Page
 
@@ -51,7 +54,33 @@ def found() -> Comparison:
         {"one": [2.0, 2.5, 2.1, 2.2], "two": [75.0, 74.0, 76.0, 75.0], "three": [0.5, 0.5, 0.5, 0.5]},
         {"teacher": {"sw2": [0.05, 0.06, 0.05, 0.04], "recall": [1.0] * 4}, "before": {"sw2": [0.56] * 4}},
         {name: truth[i : i + 300] * (1 + i / 4000) for i, name in enumerate(FIGURES)}, truth,
+        {"one": {1: [0.4] * 4, 4: [0.2] * 4}, "teacher": {1: [1.6] * 4, 4: [0.3] * 4, 15: [0.05] * 4}},
     )  # fmt: skip
+
+
+# -- samplers ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_curve_counts_evaluations_and_falls_to_the_data() -> None:
+    world = load_bed("mog8")
+    cast = skeleton_of(world.players["teacher"](0))
+    sampler = ode_sample(solver=heun(), times=(1.0, 0.0))
+    curve = comparison._curve(world, cast, world.data(0), sampler)
+    assert list(curve) == [1, 3, 7, 15]  # two slopes a step, and one in the last
+    assert curve[15] < 0.5 * curve[3] < 0.5 * curve[1]
+
+
+def skeleton_of(net: torch.nn.Module) -> Players:
+    return Players({"student": Player("student", frozen(), net)})
+
+
+def test_curves_stand_at_their_numbers(found: Comparison, tmp_path: Path) -> None:
+    page = write_comparison(found, tmp_path).read_text()
+    root = ElementTree.fromstring(plots.lines("a", "b", {"one": {1: Interval(1.0), 2: Interval(0.1)}}, "n"))
+    (line,) = root.iter("polyline")
+    (x1, y1), (x2, y2) = (tuple(map(float, p.split(","))) for p in line.get("points", "").split())
+    assert x1 < x2 and y1 < y2  # to the right, and down to the smaller value
+    assert "Quality against evaluations" in page and "teacher 1.600 at 1" in page
 
 
 # -- pictures ---------------------------------------------------------------------------------------------------------
@@ -81,11 +110,11 @@ def test_a_comparison_is_one_page_its_markdown_and_a_sheet(found: Comparison, tm
 def test_drawings_and_the_sheet_are_well_formed_and_dressed(found: Comparison, tmp_path: Path) -> None:
     out = write_comparison(found, tmp_path)
     drawings = re.findall(r"<svg.*?</svg>", out.read_text(), re.S)
-    assert len(drawings) == 3 + 4 + 9  # dot plots, scatters, and a whisker for each pair and probe
+    assert len(drawings) == 3 + 1 + 4 + 9  # dot plots, curves, scatters, and a whisker for each pair and probe
     assert not any("nan" in svg or "inf" in svg.split(">", 1)[1] for svg in drawings)
     text = (tmp_path / "compare.svg").read_text()
     root = ElementTree.fromstring(text)
-    assert root.tag == f"{SVG}svg" and len(root.findall(f"{SVG}svg")) == 7 and len(text) < 300_000
+    assert root.tag == f"{SVG}svg" and len(root.findall(f"{SVG}svg")) == 8 and len(text) < 300_000
     # slides know neither style sheets nor variables: every element carries what it needs
     assert not list(root.iter(f"{SVG}style")) and "var(" not in text and "class=" not in text
     assert all("fill" in e.get("style", "") for e in root.iter(f"{SVG}circle"))

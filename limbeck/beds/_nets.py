@@ -53,21 +53,26 @@ class PointField(nn.Module):
         self.register_buffer("frequencies", math.pi * 2.0 ** torch.linspace(-1, 3, waves), persistent=False)
 
     def forward(self, batch: Mapping[str, Tensor], want: frozenset[str]) -> dict[str, Any]:
-        """Answer "x0", "eps", "velocity", "score", "features" on x (B, D), t, s, y, w (B,); "sample" on z (B, D)."""
+        """Answer "x0", "eps", "velocity", "score" and "features" on x (B, D), t, s, y, w (B,); "sample" on z (B, D).
+
+        "tap:trunk.<i>" is what layer i of the trunk gives.
+        """
         out: dict[str, Any] = {}
         if want - {"sample"}:
             x, t = batch["x"], batch["t"].to(batch["x"].dtype)[:, None]
-            out["features"] = self._features(x, t, batch)
-            if want - {"sample", "features"}:
+            layers = self._layers(x, t, batch)
+            out = {f"tap:trunk.{i}": h for i, h in enumerate(layers)} | {"features": layers[-1]}
+            if want - out.keys() - {"sample"}:
                 out["velocity"] = self.out(out["features"])
             if want & {"x0", "eps", "score"}:
                 out |= _answers(out["velocity"], x, t)
         if "sample" in want:
             z = batch["z"]
-            out["sample"] = z - self.out(self._features(z, torch.ones_like(z[:, :1]), batch))
+            out["sample"] = z - self.out(self._layers(z, torch.ones_like(z[:, :1]), batch)[-1])
         return out
 
-    def _features(self, x: Tensor, t: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+    def _layers(self, x: Tensor, t: Tensor, batch: Mapping[str, Tensor]) -> list[Tensor]:
+        """What each layer of the trunk gives."""
         angle = t * self.frequencies
         columns = [x, angle.sin(), angle.cos()]
         if "s" in batch:
@@ -78,7 +83,10 @@ class PointField(nn.Module):
             columns.append(nn.functional.one_hot(batch["y"], self.classes + 1).to(x.dtype))
         if self.scales:
             columns.append(batch["w"].to(x.dtype)[:, None].log() if "w" in batch else torch.zeros_like(t))
-        return self.trunk(torch.cat(columns, 1))
+        found = [torch.cat(columns, 1)]
+        for layer in self.trunk:
+            found.append(layer(found[-1]))
+        return found[1:]
 
 
 def _answers(v: Tensor, x: Tensor, t: Tensor) -> dict[str, Tensor]:

@@ -70,7 +70,7 @@ def lognormal_levels(players: Players, batch: Batch, *, mean: float = -1.2, std:
 def u_shaped_levels(players: Players, batch: Batch, *, steepness: float = 4.0) -> Tensor:
     """Levels that crowd at both ends, where a straightened flow still errs.
 
-    p(t) ~ e^(a t) + e^(-a t) on (0, 1)
+    p(t) ~ e^(a t) + e^(a (1 - t)) on (0, 1); the paper prints e^(a t) + e^(-a t), its code mirrors half of the draws
 
     Args:
         players: not asked.

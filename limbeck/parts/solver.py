@@ -35,6 +35,7 @@ __all__ = [
     "euler",
     "even",
     "heun",
+    "in_steps",
     "karras",
     "midpoint",
     "ode_sample",
@@ -272,7 +273,8 @@ def dpm_multistep(players: Players, batch: Batch, *, order: int = 2) -> list[Ten
     """DPM-Solver++ with memory: one evaluation a step, whose past ones give its order.
 
     x_s = (s_s / s_t) x_t - a_s (e^-h - 1) (D0 + c1 D1 + c2 D2),  h = l_s - l_t, l = log(a / s), with D1, D2 divided
-    differences of the data predictions over l; a step that starts at pure noise or ends at the data has order 1
+    differences of the data predictions over l; a step that starts at pure noise or ends at the data has order 1, and
+    so has the first, which bounds the order of the whole by 2
 
     Args:
         players: the student answers "x0" on columns x, t.
@@ -448,3 +450,26 @@ def ode_sample(players: Players, batch: Batch, *, solver: Expr = EULER, times: t
     """
     z = batch.rng.normal("z", *batch.x.shape[1:]).to(batch.x.dtype)
     return solve(players.student, batch, solver, times[0] * z, times)[-1]
+
+
+def in_steps(sampler: Expr, steps: int) -> Expr:
+    """The same sampler with so many even steps.
+
+    Args:
+        sampler: a part whose `times` fall from 1, to 0 or, where it predicts the datum itself, to the last level.
+        steps: how many.
+
+    Returns:
+        The part with other times.
+
+    Raises:
+        UnknownName: a part without times.
+        BadValue: fewer than one step.
+
+    Example:
+        >>> from limbeck.parts.states import few_step
+        >>> in_steps(few_step(), 2).children()["times"], in_steps(ode_sample(), 2).children()["times"]
+        ((1.0, 0.5), (1.0, 0.5, 0.0))
+    """
+    times = sampler.children().get("times")
+    return sampler.child("times", even(steps) if times and times[-1] == 0 else even(steps)[:-1])

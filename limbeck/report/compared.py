@@ -41,7 +41,7 @@ def write_comparison(found: Comparison, out: Path) -> Path:
         RunError: the files cannot be written.
     """
     said, title = headline(found), f"{', '.join(found)} on {found.bed}"
-    pictures = [*_dots(found), *_scatters(found)]
+    pictures = [*_dots(found), *_curves(found), *_scatters(found)]
     if pictures:
         write_atomically(Path(out) / "compare.svg", sheet(said, pictures).encode())
     runs = f"{found.seeds} seeds" if found.seeds > 1 else "one seed"
@@ -109,6 +109,9 @@ def _sections(found: Comparison) -> Iterator[Section]:
     if drawn := _dots(found):
         note = "A dot is a seed, a line the mean, a band its 95% interval. For a slide, compare.svg holds all pictures."
         yield Section("Seed by seed", [Para(note), Figures(drawn, file="compare.svg")])
+    if curved := _curves(found):
+        note = "Each recipe by its own sampler at even steps; one evaluation is one pass of the net for one sample."
+        yield Section("Quality against evaluations", [Para(note), Figures(curved)])
     if scattered := _scatters(found):
         note = "Samples of the first run, over the density of the bed's own data (steps hold 30%, 70% and 99% of them)."
         yield Section("Samples", [Para(note), Figures(scattered)])
@@ -146,6 +149,20 @@ def _marks(found: Comparison, probe: str) -> dict[str, float]:
     """The mean figures of the bed's own players."""
     means = {who: _mean(held[probe]).value for who, held in found.references.items() if probe in held}
     return {who: value for who, value in means.items() if math.isfinite(value)}
+
+
+def _curves(found: Comparison) -> list[Plot]:
+    """The first probe against evaluations a sample, of the recipes that say how they are sampled, and the teacher."""
+    series = {who: {n: _mean(v) for n, v in curve.items()} for who, curve in found.curves.items()}
+    if not series or not all(math.isfinite(v.value) and v.value > 0 for c in series.values() for v in c.values()):
+        return []
+    probe = next(iter(found.probes))
+    means = "; ".join(
+        f"{who} {', '.join(f'{number(v.value)} at {n}' for n, v in c.items())}" for who, c in series.items()
+    )
+    says = f"{probe} by evaluations a sample, means over seeds: {means}"
+    title = f"{probe} against evaluations"
+    return [Plot(title, plots.lines(title, says, series, "evaluations a sample"), says)]
 
 
 def _scatters(found: Comparison) -> list[Plot]:

@@ -17,7 +17,7 @@ from limbeck.evaluate import Calibration, Interval
 from limbeck.report.words import number
 from limbeck.significance import Floats
 
-__all__ = ["curve", "dots", "picture", "reliability", "scatter", "ticks", "whisker"]
+__all__ = ["curve", "dots", "lines", "picture", "reliability", "scatter", "ticks", "whisker"]
 
 WIDTH, HEIGHT = 320, 200
 LEFT, RIGHT, TOP, BOTTOM = 50, 308, 12, 160
@@ -146,6 +146,42 @@ def curve(title: str, says: str, points: Sequence[tuple[int, float]]) -> Markup:
     if len(groups) <= 20:
         body += "".join(f'<circle class="after" cx="{x(g[0]):.1f}" cy="{y(g[1]):.1f}" r="3"/>' for g in groups)
     return _svg(title, says, body)
+
+
+def lines(title: str, says: str, series: Mapping[str, Mapping[int, Interval]], xlabel: str) -> Markup:
+    """Draw several curves over doubling numbers, each with its name at its end; the axis of values is logarithmic.
+
+    Args:
+        title: the figure's name.
+        says: what it says in words.
+        series: who to number to value and interval; the values are positive, the numbers at least 1.
+        xlabel: what the numbers count.
+    """
+    numbers = sorted({n for points in series.values() for n in points})
+    values = [v.value for points in series.values() for v in points.values()]
+    low, high = min(values), max(values)
+    if low == high:
+        low, high = low / 2, high * 2
+    x = _scale(numbers[0], max(numbers[-1], 2 * numbers[0]), LEFT, RIGHT - 80, True)
+    y = _scale(low, high, BOTTOM, TOP, True)
+    body = _axes(x, y, numbers, [v for v in ticks(low, high) if v > 0], xlabel)
+    ends = _apart([(who, y(points[max(points)].value)) for who, points in series.items()])
+    for i, (who, points) in enumerate(series.items()):
+        kind = "teacher" if who == "teacher" else f"after series{i % 4}"
+        spots = [(x(n), y(points[n].value)) for n in sorted(points)]
+        body += f'<polyline class="{kind} line" points="{_line(spots)}"/>'
+        body += "".join(f'<circle class="{kind}" cx="{a:.1f}" cy="{b:.1f}" r="3"/>' for a, b in spots)
+        body += f'<text class="ink" x="{spots[-1][0] + 6:.1f}" y="{ends[who] + 4:.1f}">{escape(who[:14])}</text>'
+    return _svg(title, says, body)
+
+
+def _apart(places: Sequence[tuple[str, float]], gap: float = 13) -> dict[str, float]:
+    """Heights of names so that none covers another, in the order in which they stand."""
+    out: dict[str, float] = {}
+    last = -math.inf
+    for who, height in sorted(places, key=lambda place: place[1]):
+        last = out[who] = max(height, last + gap)
+    return out
 
 
 def reliability(title: str, says: str, found: Calibration, who: str) -> Markup:

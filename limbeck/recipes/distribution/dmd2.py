@@ -11,7 +11,7 @@ from limbeck.part import terms
 from limbeck.parts.distribution import distribution_matching, fake_denoising
 from limbeck.parts.gan import discriminator_head, gan_discriminator, gan_generator
 from limbeck.parts.optimizer import adamw
-from limbeck.parts.states import backward_simulated
+from limbeck.parts.states import backward_simulated, few_step
 from limbeck.recipe import Learn, Phase, Recipe
 from limbeck.roles import built, copy_of, frozen, learning
 
@@ -40,10 +40,12 @@ recipe = Recipe(
             steps=200_000, batch_size=280, clip=10.0,
         ),
     ),
+    sampler=few_step(),
     variants={
         "four-step": {
             "distill.critic.batch": FOUR, "distill.student.batch": FOUR, "distill.student.loss.gan.weight": 5e-3,
             "student.optimizer.lr": 5e-7, "critic.optimizer.lr": 5e-7, "head.optimizer.lr": 5e-7,
+            "sampler.times": (1.0, 0.75, 0.5, 0.25),
         },
     },
     deviates=(

@@ -7,7 +7,15 @@ No teacher and no pre-training are needed. The jump may be taught by where it la
 from __future__ import annotations
 
 from limbeck.part import terms
-from limbeck.parts.flowmap import eulerian, lagrangian, log_weight, semigroup, triangle_states, velocity_matching
+from limbeck.parts.flowmap import (
+    any_step,
+    eulerian,
+    lagrangian,
+    log_weight,
+    semigroup,
+    triangle_states,
+    velocity_matching,
+)
 from limbeck.parts.flowmap import off_diagonal as off
 from limbeck.parts.flowmap import on_diagonal as on
 from limbeck.parts.optimizer import adam
@@ -29,6 +37,7 @@ recipe = Recipe(
     teacher="self",
     players={"student": learning(adam(lr=1e-3)), "weights": built(log_weight(), adam(lr=1e-3))},
     stages=(Learn("distill", (PHASE,), steps=400_000, batch_size=512, clip=1.0),),
+    sampler=any_step(),
     variants={"esd": ESD, "psd-mid": PSD, "psd-uniform": UNIFORM},
     deviates=(
         "rate 1e-3 without decay: the code's 1e-2, which falls with the root of the step, is for normalised weights",

@@ -1,0 +1,215 @@
+"""Edits of data along conditional fields: from the class that they have, column `y`, to that which is wanted, `target`.
+
+Nothing is learned. The student is a plain conditional net, in which y = K, its number of classes, is no class; guidance
+is done here, for an edit needs one scale for each of the two classes.
+
+Shapes: B rows; a datum has any shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from limbeck.batch import Batch
+from limbeck.errors import BadValue
+from limbeck.part import Expr, part
+from limbeck.parts.solver import euler, even
+from limbeck.parts.states import like
+from limbeck.players import Player, Players
+from limbeck.roles import frozen
+
+__all__ = ["conditioned", "flow_edit", "guided_velocity", "noise_edit", "retargeted"]
+
+EULER, FIFTY = euler(), even(50)
+
+
+def guided_velocity(player: Player, batch: Batch, y: Tensor | None, scale: float) -> Tensor:
+    """The field of a class under guidance; one evaluation at a scale of 1, two at any other.
+
+    v(x, t, none) + w (v(x, t, y) - v(x, t, none))
+
+    Args:
+        player: answers "velocity" on columns x, t, y.
+        batch: the states.
+        y: (B,) the class; None for nets without classes.
+        scale: w.
+
+    Returns:
+        (B, ...).
+
+    Raises:
+        BadValue: a scale other than 1 for a net without classes, or without a class.
+
+    Source: Ho and Salimans, arXiv:2207.12598, equation 6, with w counted from 1.
+    """
+    with_class: Tensor = player(batch.with_() if y is None else batch.with_(y=y), "velocity")
+    if scale == 1:
+        return with_class
+    classes = int(getattr(player, "classes", 0) or 0)
+    if y is None or not classes:
+        raise BadValue(f"guidance by {scale:g} needs a net with classes and a class of every row")
+    without: Tensor = player(batch.with_(y=torch.full_like(y, classes)), "velocity")
+    return without + scale * (with_class - without)
+
+
+def conditioned(player: Player, y: Tensor | None, scale: float) -> Players:
+    """The student as solvers see it, bound to a class and a scale of guidance.
+
+    Args:
+        player: answers "velocity" on columns x, t, y.
+        y: (B,) the class; None for nets without classes.
+        scale: of guidance; 1 for none.
+
+    Returns:
+        Players of whom `student` answers "velocity".
+
+    Example:
+        >>> up = Player("net", frozen(), answer=lambda b, want: {"velocity": torch.ones_like(b.x)})
+        >>> bound = conditioned(up, None, 1.0)
+        >>> bound.student(Batch({"x": torch.zeros(1, 2), "t": torch.zeros(1)}), "velocity")
+        tensor([[1., 1.]])
+    """
+
+    def answer(batch: Batch, want: frozenset[str]) -> dict[str, Any]:
+        return {"velocity": guided_velocity(player, batch, y, scale)}
+
+    return Players({"student": Player("conditioned", frozen(), answer=answer)})
+
+
+def _classes(batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """The classes that rows have and are to have."""
+    y, target = batch["y"], batch["target"]
+    return y, target
+
+
+@part
+def retargeted(players: Players, batch: Batch, *, shift: int = 1) -> Batch:
+    """Ask for another class, the same for all rows of one.
+
+    target = (y + k) mod K
+
+    Args:
+        players: the student has `classes`, K.
+        batch: rows with a class in y.
+        shift: k; a multiple of K asks for the class that is there.
+
+    Returns:
+        The batch with the column `target`.
+
+    Raises:
+        BadValue: an unconditional student.
+    """
+    classes = int(getattr(players.student, "classes", 0) or 0)
+    if not classes:
+        raise BadValue("only a student with classes can be asked for another one; this one is unconditional")
+    return batch.with_(target=(batch.y + shift) % classes)
+
+
+@part
+def flow_edit(
+    players: Players,
+    batch: Batch,
+    *,
+    times: tuple[float, ...] = FIFTY,
+    skip: int = 17,
+    plain: int = 0,
+    copies: int = 1,
+    source: float = 3.5,
+    target: float = 13.5,
+) -> Batch:
+    """Go from one class to the other along the difference between their fields; no inversion.
+
+    x_src_t = (1 - t) x + t n,  x_tar_t = z_t + x_src_t - x,  z_s = z_t + (s - t) mean_n [v_tar(x_tar_t) - v_src(x_src_t)],
+    from z = x, with fresh noise n in every step
+
+    Args:
+        players: the student answers "velocity" on columns x, t, y.
+        batch: data in x, their class in y, the class wanted in `target`.
+        times: falling times from 1 to 0.
+        skip: steps at the noisy end that are left out: the more, the more of the datum stays.
+        plain: steps at the end that follow the target's field alone.
+        copies: n_avg, draws of the noise in a step.
+        source: the scale of guidance towards the class that is there.
+        target: the scale of guidance towards the class wanted.
+
+    Returns:
+        The batch with the edited data in x and those given in `real`.
+
+    Raises:
+        BadValue: fewer than one copy, or more steps left out or plain than there are.
+        UnknownName: the batch has no column y, or none `target`.
+
+    Source: Kulikov et al., arXiv:2412.08629, algorithm 1.
+    """
+    y, wanted = _classes(batch)
+    steps = len(times) - 1
+    if copies < 1 or skip + plain > steps:
+        raise BadValue(f"flow_edit needs copies >= 1 and skip + plain <= {steps} steps, got {copies}, {skip}, {plain}")
+    x = z = batch.x
+    for i, (t, s) in list(enumerate(pairwise(times)))[skip : steps - plain]:
+        z = z + (s - t) * _difference(players.student, batch, z, (t, i), copies, (y, source), (wanted, target))
+    if plain:
+        at = steps - plain
+        z = (z - x) + _noised(batch, x, times[at], at)
+        rest = torch.tensor(times[at:], dtype=z.dtype, device=z.device).expand(batch.size, -1)
+        z = EULER(conditioned(players.student, wanted, target), batch.with_(x=z, grid=rest))[-1]
+    return batch.with_(x=z, real=x)
+
+
+def _noised(batch: Batch, x: Tensor, t: float, *name: object) -> Tensor:
+    """A datum at a level, (1 - t) x + t n, with the noise of that name."""
+    return (1 - t) * x + t * batch.rng.fold("edit", *name).normal("n", *x.shape[1:]).to(x.dtype)
+
+
+def _difference(
+    player: Player, batch: Batch, z: Tensor, at: tuple[float, int], copies: int,
+    src: tuple[Tensor, float], tar: tuple[Tensor, float],
+) -> Tensor:  # fmt: skip
+    """What the two fields differ by, on the same noise, averaged over copies of it."""
+    x, (t, step) = batch.x, at
+    level = torch.full((batch.size,), t, dtype=x.dtype, device=x.device)
+    total = torch.zeros_like(x)
+    for k in range(copies):
+        here = _noised(batch, x, t, step, k)
+        there = guided_velocity(player, batch.with_(x=here + (z - x), t=level), *tar)
+        total = total + there - guided_velocity(player, batch.with_(x=here, t=level), *src)
+    return total / copies
+
+
+@part
+def noise_edit(
+    players: Players,
+    batch: Batch,
+    *,
+    solver: Expr = EULER,
+    times: tuple[float, ...] = even(25, 0.5),
+    target: float = 1.0,
+) -> Batch:
+    """Noise a datum and sample from there towards the class wanted: the more noise, the less of the datum stays.
+
+    x_t = (1 - t) x + t n at t = times[0], then along the target's field to 0
+
+    Args:
+        players: the student answers "velocity" on columns x, t, y.
+        batch: data in x, the class wanted in `target`.
+        solver: a solver part that asks for "velocity".
+        times: falling times from the strength of the edit, inside (0, 1], to 0.
+        target: the scale of guidance towards the class wanted.
+
+    Returns:
+        The batch with the edited data in x and those given in `real`.
+
+    Raises:
+        UnknownName: the batch has no column `target`.
+
+    Source: Meng et al., arXiv:2108.01073, algorithm 1, on this path.
+    """
+    x = batch.x
+    grid = torch.tensor(times, dtype=x.dtype, device=x.device).expand(batch.size, -1)
+    start = batch.with_(x=_noised(batch, x, times[0]), grid=grid)
+    return batch.with_(x=solver(conditioned(players.student, batch["target"], target), start)[-1], real=x)  # type: ignore[operator]
