@@ -6,6 +6,7 @@ Shapes: N rows, C channels, H by W pixels, D features.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from limbeck.adapters.pipeline import Denoiser
 from limbeck.batch import Batch
 from limbeck.data import Source, batch_of
 from limbeck.errors import BadData
-from limbeck.evaluate import Examination, Quality, figures, measure_cost
+from limbeck.evaluate import Cost, Examination, Quality, figures, measure_cost, measure_speed
 from limbeck.part import Part
 from limbeck.parts.guidance import Guided
 from limbeck.players import Player, Players
@@ -68,7 +69,7 @@ def examine_pictures(
         sampler = ode_of(net) if who == "teacher" or draw is None else draw
         ask = partial(_draw, net, sampler)
         drawn[who] = torch.cat([decode(plain, ask(b)) for b in batches]).cpu()
-        costs[who] = measure_cost(net, partial(ask, batches[0]), batches[0].size, path=(disk or {}).get(who))
+        costs[who] = _cost(net, partial(ask, batches[0]), batches[0], (disk or {}).get(who))
         if run is not None:
             _grid(drawn[who][: ACROSS**2], run / PICTURE.format(who))
     seen = {who: features(x) for who, x in drawn.items()}
@@ -82,6 +83,13 @@ def examine_pictures(
         ],
         costs=costs, notes=notes,
     )  # fmt: skip
+
+
+def _cost(net: nn.Module, ask: Callable[[], Any], batch: Batch, path: Path | None) -> Cost:
+    """What one picture costs; memory is that of one evaluation, time that of the whole way."""
+    level = torch.full((batch.size,), 0.5, device=batch.device)
+    once = measure_cost(net, lambda: net(batch.with_(t=level), frozenset({"x0"})), batch.size, path=path, repeats=1)
+    return replace(once, speed=measure_speed(ask, 3, warmup=1))
 
 
 def _plain(net: nn.Module) -> Denoiser:

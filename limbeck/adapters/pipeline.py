@@ -191,7 +191,7 @@ class Denoiser(nn.Module):
         odd = y[(y < 0) | (y >= (rows or self.classes))]
         if not len(odd):
             return
-        if int(odd[0]) == self.classes:
+        if rows and int(odd[0]) == self.classes:
             raise BadData(f"{self.frame.home} has no embedding for no class (y = {self.classes}): it cannot be guided")
         last = self.classes - 1
         raise BadData(f"class {int(odd[0])} is out of range: {self.frame.home} has the classes 0 to {last}")
