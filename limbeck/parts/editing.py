@@ -19,7 +19,6 @@ from limbeck.batch import Batch
 from limbeck.errors import BadValue
 from limbeck.part import Expr, part
 from limbeck.parts.solver import euler, even
-from limbeck.parts.states import like
 from limbeck.players import Player, Players
 from limbeck.roles import frozen
 
@@ -124,8 +123,8 @@ def flow_edit(
 ) -> Batch:
     """Go from one class to the other along the difference between their fields; no inversion.
 
-    x_src_t = (1 - t) x + t n,  x_tar_t = z_t + x_src_t - x,  z_s = z_t + (s - t) mean_n [v_tar(x_tar_t) - v_src(x_src_t)],
-    from z = x, with fresh noise n in every step
+    z_s = z_t + (s - t) mean_n [v_tar(x_tar_t, t) - v_src(x_src_t, t)],  x_src_t = (1 - t) x + t n,
+    x_tar_t = z_t + x_src_t - x, from z = x, with fresh noise n in every step
 
     Args:
         players: the student answers "velocity" on columns x, t, y.

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from limbeck.batch import Batch
 from limbeck.errors import BadValue, unknown
@@ -101,8 +101,8 @@ def feature_edit(
 ) -> Batch:
     """Carry data to their noise in their own class and back in the class wanted, with features of the way there.
 
-    x -> noise along v(., ., y), times rising;  noise -> x' along v(., ., target), times falling, where the modules answer
-    in the first `kept` steps what they answered at the nearest level on the way there
+    x -> noise along v(., ., y), times rising;  noise -> x' along v(., ., target), times falling, where the modules
+    answer in the first `kept` steps what they answered at the nearest level on the way there
 
     Args:
         players: the student answers "velocity" on columns x, t (and y, where rows have a class).
