@@ -8,7 +8,6 @@ Shapes: B rows; a datum has any shape.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -80,12 +79,6 @@ def conditioned(player: Player, y: Tensor | None, scale: float) -> Players:
     return Players({"student": Player("conditioned", frozen(), answer=answer)})
 
 
-def _classes(batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """The classes that rows have and are to have."""
-    y, target = batch["y"], batch["target"]
-    return y, target
-
-
 @part
 def retargeted(players: Players, batch: Batch, *, shift: int = 1) -> Batch:
     """Ask for another class, the same for all rows of one.
@@ -145,7 +138,7 @@ def flow_edit(
 
     Source: Kulikov et al., arXiv:2412.08629, algorithm 1.
     """
-    y, wanted = _classes(batch)
+    y, wanted = batch["y"], batch["target"]
     steps = len(times) - 1
     if copies < 1 or skip + plain > steps:
         raise BadValue(f"flow_edit needs copies >= 1 and skip + plain <= {steps} steps, got {copies}, {skip}, {plain}")
