@@ -8,7 +8,6 @@ Shapes: B rows; a datum has any shape.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -19,7 +18,6 @@ from limbeck.batch import Batch
 from limbeck.errors import BadValue
 from limbeck.part import Expr, part
 from limbeck.parts.solver import euler, even
-from limbeck.parts.states import like
 from limbeck.players import Player, Players
 from limbeck.roles import frozen
 
@@ -81,12 +79,6 @@ def conditioned(player: Player, y: Tensor | None, scale: float) -> Players:
     return Players({"student": Player("conditioned", frozen(), answer=answer)})
 
 
-def _classes(batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """The classes that rows have and are to have."""
-    y, target = batch["y"], batch["target"]
-    return y, target
-
-
 @part
 def retargeted(players: Players, batch: Batch, *, shift: int = 1) -> Batch:
     """Ask for another class, the same for all rows of one.
@@ -124,8 +116,8 @@ def flow_edit(
 ) -> Batch:
     """Go from one class to the other along the difference between their fields; no inversion.
 
-    x_src_t = (1 - t) x + t n,  x_tar_t = z_t + x_src_t - x,  z_s = z_t + (s - t) mean_n [v_tar(x_tar_t) - v_src(x_src_t)],
-    from z = x, with fresh noise n in every step
+    z_s = z_t + (s - t) mean_n [v_tar(x_tar_t, t) - v_src(x_src_t, t)],  x_src_t = (1 - t) x + t n,
+    x_tar_t = z_t + x_src_t - x, from z = x, with fresh noise n in every step
 
     Args:
         players: the student answers "velocity" on columns x, t, y.
@@ -146,7 +138,7 @@ def flow_edit(
 
     Source: Kulikov et al., arXiv:2412.08629, algorithm 1.
     """
-    y, wanted = _classes(batch)
+    y, wanted = batch["y"], batch["target"]
     steps = len(times) - 1
     if copies < 1 or skip + plain > steps:
         raise BadValue(f"flow_edit needs copies >= 1 and skip + plain <= {steps} steps, got {copies}, {skip}, {plain}")

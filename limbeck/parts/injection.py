@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from limbeck.batch import Batch
 from limbeck.errors import BadValue, unknown
@@ -77,7 +77,7 @@ class _Kept:
                 self.features.append(self.now)
             return found
 
-        return Players({"student": Player("watched", frozen(), answer=answer)})
+        return Players({"student": Player("watched", frozen(), player.module, answer)})
 
     def note(self, path: str, out: Any) -> None:
         """Keep an answer."""
@@ -101,8 +101,8 @@ def feature_edit(
 ) -> Batch:
     """Carry data to their noise in their own class and back in the class wanted, with features of the way there.
 
-    x -> noise along v(., ., y), times rising;  noise -> x' along v(., ., target), times falling, where the modules answer
-    in the first `kept` steps what they answered at the nearest level on the way there
+    x -> noise along v(., ., y), times rising;  noise -> x' along v(., ., target), times falling, where the modules
+    answer in the first `kept` steps what they answered at the nearest level on the way there
 
     Args:
         players: the student answers "velocity" on columns x, t (and y, where rows have a class).
@@ -131,7 +131,6 @@ def feature_edit(
     with hooked(net, modules, memory.note) if modules else ExitStack():  # type: ignore[arg-type]
         noise = solver(there, batch.with_(x=x, grid=down.flip(1)))[-1]  # type: ignore[operator]
     watched = memory.watch(players.student, nearest=True).student
-    watched.classes = getattr(players.student, "classes", 0)
     with hooked(net, modules, memory.give) if modules else ExitStack():  # type: ignore[arg-type]
         back = solver(conditioned(watched, batch.get("target", y), target), batch.with_(x=noise, grid=down))[-1]  # type: ignore[operator]
     return batch.with_(x=back, real=x, noise=noise)

@@ -98,9 +98,7 @@ LEANING = leaning()
 
 
 @part
-def lean(
-    players: Players, batch: Batch, *, times: tuple[float, ...] = TEN, solver: Expr = LEANING
-) -> Lean:
+def lean(players: Players, batch: Batch, *, times: tuple[float, ...] = TEN, solver: Expr = LEANING) -> Lean:
     """Build the solver whose steps will lean.
 
     d^_i = d_i + l_i (d_i - d_{i-1}), l = 0
@@ -130,8 +128,8 @@ def fit_lean(
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Find how far each step leans, one after the other, from the states that the steps so far lead to.
 
-    l_i = <q, x* - p> / <q, q> over the rows, where the step ends in p + l q, and x* is where the base with `merge` steps
-    for each is at that time
+    l_i = <q, x* - p> / <q, q> over the rows, where the step ends in p + l q, and x* is where the base with `merge`
+    steps for each is at that time
 
     Args:
         players: `solver`, which is changed, and the student, whose field it is.

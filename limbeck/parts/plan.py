@@ -1,9 +1,9 @@
 """Solvers that learn: their times and coefficients belong to a player, `solver`, and the field to another.
 
 The player answers "grid", its times (B, n + 1), and whatever coefficients its solver part reads; that part asks the
-student for the field, as all solvers do, and `.on(student="teacher")` sends it to a teacher. So what is learned is a few
-numbers, and the product of such a recipe is the player `solver`, with which the teacher is sampled. Asked for "x0" of
-pure noise it makes the whole run, so that it may sit wherever a generator of one step does.
+student for the field, as all solvers do, and `.on(student="teacher")` sends it to a teacher. So what is learned is a
+few numbers, and the product of such a recipe is the player `solver`, with which the teacher is sampled. Asked for "x0"
+of pure noise it makes the whole run, so that it may sit wherever a generator of one step does.
 
 Shapes: B rows, n + 1 times; a datum has any shape.
 """
