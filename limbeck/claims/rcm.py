@@ -1,0 +1,42 @@
+"""Claim: matching keeps samples of a consistency model on the data, and consistency keeps those of matching in place.
+
+Bed: five long modes of unequal weight whose trajectories bend, known exactly; one step. Sampled are few steps of
+training, where a consistency model alone still draws between the modes, and matching alone has lost some of their mass.
+"""
+
+from __future__ import annotations
+
+from limbeck.parts.levels import lognormal_levels
+from limbeck.parts.optimizer import adamw
+from limbeck.parts.schedule import linear
+from limbeck.parts.states import uniform_levels
+from limbeck.probes.distribution import mode_quality, mode_recall, sliced_w2
+from limbeck.recipe import Arm, Claim, Tune, less, more
+from limbeck.roles import learning
+
+EVEN, LOSS = uniform_levels(), "distill.student.loss"
+TANGENT, MATCH = f"{LOSS}.consistency.weight", f"{LOSS}.match.weight"
+RATES = {"student.optimizer.lr.start": (1.25e-3, 2.5e-3, 5e-3, 1e-2)}
+
+claim = Claim(
+    bed="mog5",
+    set={
+        "distill.steps": 300, "distill.batch_size": 128, "distill.critic.times": 2,
+        "distill.critic.batch.times": (1.0,), f"{LOSS}.match.states.times": (1.0,),
+        "distill.critic.loss.levels": EVEN, f"{LOSS}.match.loss.levels": EVEN,
+        "distill.student.batch.levels": lognormal_levels(mean=0.5, std=1.6), f"{LOSS}.consistency.warm.share": 0.1,
+        "critic": learning(adamw(lr=linear(start=5e-3, end=5e-4), betas=(0.5, 0.95))),
+        "student.optimizer": adamw(lr=linear(start=5e-3, end=2.5e-4), betas=(0.5, 0.95)), TANGENT: 1.0, MATCH: 1.0,
+    },
+    arms={"rcm": Arm(), "tangent alone": Arm(set={MATCH: 0.0}), "matching alone": Arm(set={TANGENT: 0.0})},
+    probes={"sw2": sliced_w2(), "quality": mode_quality(), "recall": mode_recall()},
+    says=(more("quality", "rcm", "tangent alone", by=0.05), less("sw2", "rcm", "matching alone", by=0.05)),
+    tune=Tune(
+        "sw2",
+        {
+            "rcm": {MATCH: (0.3, 1.0), "student.optimizer.lr.start": (2.5e-3, 5e-3)},
+            "tangent alone": RATES, "matching alone": RATES,
+        },
+    ),
+    control="tangent alone",
+)  # fmt: skip
