@@ -47,6 +47,7 @@ from limbeck.loop import Loop, Options
 from limbeck.override import flatten, override
 from limbeck.part import Part
 from limbeck.parts.chunks import in_teacher_tokens
+from limbeck.parts.guidance import Guided
 from limbeck.players import Players, build, moved
 from limbeck.probes import classification, language
 from limbeck.progress import LiveProgress, Muted, Progress, memory
@@ -56,7 +57,7 @@ from limbeck.report.card import About, write_card
 from limbeck.rng import seed_torch
 from limbeck.roles import Role
 from limbeck.run import Run
-from limbeck.samplers import sampler_of, times_of
+from limbeck.samplers import sampler_of
 from limbeck.trackers import check_trackers, tracked
 
 __all__ = ["compare", "distill", "report", "verify"]
@@ -361,9 +362,11 @@ def _finish(job: Job, players: Players, data: Mapping[str, Source], path: Path, 
     product = job.recipe.product
     saved = path / product
     module = players[product].module if product in players else None
-    if isinstance(module, Denoiser):
-        times, renews = times_of(sampler_of(job.recipe))
-        for note in save_pipeline(module, saved, times=times, renews=renews)[1]:
+    pipeline = module if isinstance(module, Denoiser) else job.nets.get("teacher")
+    draw = sampler_of(job.recipe)
+    if isinstance(pipeline, Denoiser) and (module is pipeline or draw is not None):
+        asked = product if module is pipeline else "teacher"  # a learned solver samples its teacher
+        for note in save_pipeline(pipeline, saved, draw=draw, asked=asked, others=_modules(players, asked))[1]:
             show.note(note)
     elif module is not None:
         save_player(module, saved)
@@ -396,11 +399,19 @@ def _examined(job: Job, players: Players, path: Path, seed: int) -> Examination 
     if job.bed is not None:
         return examine_on_bed(nets, job.bed, job.data)  # type: ignore[arg-type]
     if isinstance(product, Denoiser):
-        return examine_pictures(nets, job.data["test"], sampler_of(job.recipe), disk, path)
+        others = _modules(players, job.recipe.product)
+        return examine_pictures(nets, job.data["test"], sampler_of(job.recipe), disk, path, others)
+    if isinstance(job.nets.get("teacher"), Denoiser | Guided):
+        return None  # a learned solver: what it draws is not examined yet
     if job.pairs is not None:
         first, second, ratings = job.pairs
         return examine_pairs(nets, list(zip(first, second, strict=True)), ratings, disk)  # type: ignore[arg-type]
     return examine(nets, job.data["test"], disk)  # type: ignore[arg-type]
+
+
+def _modules(players: Players, but: str) -> dict[str, nn.Module]:
+    """The nets of all players but one."""
+    return {name: p.module for name, p in players.items() if p.module is not None and name != but}
 
 
 def _foreign(job: Job) -> bool:

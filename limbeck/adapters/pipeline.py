@@ -102,9 +102,6 @@ class Denoiser(nn.Module):
         config: Any = model.config
         sides = config.sample_size if isinstance(config.sample_size, list | tuple) else [config.sample_size] * 2
         self.shape = (int(config.in_channels), *(int(s) for s in sides))
-        for module in model.modules():
-            if isinstance(module, nn.GroupNorm):  # its forward-mode derivative needs contiguous activations
-                module.register_forward_pre_hook(_contiguous)
         model.eval()
 
     def train(self, mode: bool = True) -> Denoiser:
@@ -214,10 +211,6 @@ class Denoiser(nn.Module):
         return inside[path].register_forward_hook(keep)
 
 
-def _contiguous(module: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return (given[0].contiguous(), *given[1:])
-
-
 def _by(shape: Any) -> str:
     return "x".join(str(n) for n in shape)
 
@@ -289,6 +282,14 @@ def open_pipeline(home: Path, dtype: torch.dtype = torch.float32) -> Denoiser:
     return net.eval()
 
 
+class _Guided(Guided):
+    """A guided pipeline, whose copies are not guided: what learns from it (a critic, a student) is the net alone."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """A copy of the net."""
+        return copy.deepcopy(self.net, memo)
+
+
 def guided(net: nn.Module, scale: str) -> Guided:
     """A conditional pipeline under guidance.
 
@@ -312,7 +313,7 @@ def guided(net: nn.Module, scale: str) -> Guided:
             f"{net.frame.home} has no embedding for no class, so it cannot be guided; if the last of its "
             f'{net.labels} is that, say so in {FACTS}: {{"classes": {net.labels - 1}}}'
         )
-    found = Guided(net, w)
+    found = _Guided(net, w)
     found.path = net.frame.home  # type: ignore[assignment]
     return found
 
