@@ -188,7 +188,7 @@ def _probes(job: Job) -> dict[str, Part]:
         return dict(job.bed.probes)
     if isinstance(student, CausalLM):
         return {"nll": language.nll()}
-    if isinstance(student, Denoiser):
+    if any(isinstance(net, Denoiser | Guided) for net in job.nets.values()):
         return {}
     labelled = "test" in job.data and "y" in job.data["test"].take(torch.arange(1))
     return {"nll": classification.nll(), "accuracy": classification.accuracy()} if labelled else {}

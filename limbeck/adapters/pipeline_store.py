@@ -35,7 +35,7 @@ __all__ = ["how_to_load", "save_pipeline", "snapped"]
 
 TABLE = (
     "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type",
-    "rescale_betas_zero_snr",
+    "rescale_betas_zero_snr", "steps_offset",
 )  # fmt: skip
 FILE, CLASS = "pipeline.py", "FixedGridPipeline"
 
@@ -206,7 +206,9 @@ def how_to_load(saved: Path) -> str:
     if kind in ("DiTPipeline", "StableDiffusionPipeline") and facts.get("times"):
         asked.append("guidance_scale=1.0")
     if kind == "ConsistencyModelPipeline":
-        asked = [f"batch_size={4}", *asked, f"timesteps={facts['timesteps']}"]
+        asked = ["batch_size=4", *asked]
+    if kind in ("ConsistencyModelPipeline", "StableDiffusionPipeline") and facts.get("timesteps"):
+        asked.append(f"timesteps={facts['timesteps']}")
     elif facts.get("times") and not custom:
         asked.append(f"num_inference_steps={len(facts['times'])}")
     said = "# runs pipeline.py, which lies beside the weights: read it first\n" if custom else ""

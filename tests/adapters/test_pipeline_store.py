@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from limbeck.adapters.convention import grid
-from limbeck.adapters.pipeline import Denoiser
+from limbeck.adapters.pipeline import Denoiser, encode_text
 from limbeck.adapters.pipeline_store import how_to_load, save_pipeline, snapped
 from limbeck.adapters.source import open_player
 from limbeck.batch import Batch
@@ -198,6 +198,22 @@ def test_low_rank_changes_are_merged_and_kept_beside(tmp_path: Path) -> None:
         from limbeck.adapters.low_rank import with_changes
 
         with_changes(net)
+
+
+@torch.no_grad()
+def test_a_student_of_texts_samples_in_its_pipeline(tmp_path: Path) -> None:
+    v = diffusers.DDIMScheduler(prediction_type="v_prediction", clip_sample=False, steps_offset=1)
+    net = open_player(pipes.write_text(tmp_path / "teacher", v))
+    place, _ = save_pipeline(net, tmp_path / "student", draw=few_step(times=(1.0, 0.6)))
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(place)
+    pipe.set_progress_bar_config(disable=True)
+    times, index = snapped(net.convention, (1.0, 0.6))
+    z = [torch.randn(1, *net.shape, generator=torch.Generator().manual_seed(i)) for i in range(2)]
+    how = {"timesteps": index, "guidance_scale": 1.0, "output_type": "latent"}
+    found = pipe("a b", latents=z[0], generator=torch.Generator().manual_seed(1), **how).images
+    words = {"text": encode_text(net.frame.text, ["a b"]), "y": torch.zeros(1).long()}
+    torch.testing.assert_close(found, few(net, z, times, **words), atol=1e-5, rtol=1e-5)
+    assert f"timesteps={index}" in how_to_load(place)
 
 
 def test_levels_that_no_table_has_are_refused(tmp_path: Path) -> None:
