@@ -23,6 +23,7 @@ from torch import nn
 
 from limbeck import claim as claims
 from limbeck.adapters.causal_lm import CausalLM
+from limbeck.adapters.consistent import checked_together
 from limbeck.adapters.data import hold_out, open_data
 from limbeck.adapters.listing import Listing
 from limbeck.adapters.pipeline import INDEX, Denoiser
@@ -229,7 +230,9 @@ def _open(recipe: Recipe, specs: dict[str, str], data: str, eval: str | None, se
     if bed is not None:
         splits = dict(bed.data(seed))
         if reader := next((net for net in nets.values() if isinstance(net, Denoiser)), None):
-            return Job(recipe, specs, nets, {name: read_for(reader, rows) for name, rows in splits.items()})
+            splits = {name: read_for(reader, rows) for name, rows in splits.items()}
+            checked_together(nets.values(), splits["train"])
+            return Job(recipe, specs, nets, splits)
         return Job(recipe, specs, nets, splits, bed)
     return _read(Job(recipe, specs, nets, {}), data, eval)
 
@@ -262,7 +265,8 @@ def _check_light(recipe: Recipe, nets: Mapping[str, nn.Module], specs: Mapping[s
 
 def _read(job: Job, data: str, eval: str | None) -> Job:
     """Read rows as the student reads them, and hold some out."""
-    reader = job.nets.get("student") or next(iter(job.nets.values()))
+    pipelines = [net for net in job.nets.values() if isinstance(net, Denoiser | Guided)]
+    reader = next(iter(pipelines), None) or job.nets.get("student") or next(iter(job.nets.values()))
     theirs, mine = (getattr(job.nets.get(name), "tokenizer", None) for name in ("teacher", "student"))
     if theirs is not None and mine is not None and not _rereads(job.recipe):
         job.notes += check_tokenizers(theirs, mine)
@@ -273,6 +277,7 @@ def _read(job: Job, data: str, eval: str | None) -> Job:
     for server in servers:
         server.listen(reader)
     rows = read_for(reader, open_data(data), requests=bool(servers))
+    checked_together(job.nets.values(), rows)
     if eval is None:
         split = hold_out(rows, HELD_OUT)
         job.data |= {"train": split.train, "test": split.held}
