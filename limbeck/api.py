@@ -229,7 +229,7 @@ def _open(recipe: Recipe, specs: dict[str, str], data: str, eval: str | None, se
     _check_light(recipe, nets, specs)
     if bed is not None:
         splits = dict(bed.data(seed))
-        if reader := next((net for net in nets.values() if isinstance(net, Denoiser)), None):
+        if reader := next((net for net in nets.values() if isinstance(net, Denoiser | Guided)), None):
             splits = {name: read_for(reader, rows) for name, rows in splits.items()}
             checked_together(nets.values(), splits["train"])
             return Job(recipe, specs, nets, splits)

@@ -266,6 +266,7 @@ def open_pipeline(home: Path, dtype: torch.dtype = torch.float32) -> Denoiser:
     if name not in KINDS:
         raise BadWeights(f"{home / INDEX} names a {name}; possible: {', '.join(KINDS)}")
     model = _load("diffusers", name, home / slot, dtype, WEIGHTS)
+    _supported(model, home / slot)
     scheduler = _scheduler(index, home)
     vae = _load("diffusers", index["vae"][1], home / "vae", dtype, WEIGHTS) if _has(index, "vae") else None
     text = _text(index, home, dtype) if name == "UNet2DConditionModel" else None
@@ -352,6 +353,20 @@ def with_second_time(net: nn.Module, seed: int = 0) -> Denoiser:
         torch.manual_seed(derive("second time", seed))
         net.second = net.second or SecondTime.of(net.net)
     return net
+
+
+def _supported(model: Any, place: Path) -> None:
+    """Refuse models that are asked in ways that are not known here."""
+    config = model.config
+    more = config.get("addition_embed_type") or config.get("class_embed_type")
+    if more:
+        raise BadWeights(f"{place} is conditioned on {more!r} too, which is not known; possible: classes, one text")
+    if (config.get("out_channels") or config.in_channels) < config.in_channels:
+        raise BadWeights(
+            f"{place} takes {config.in_channels} channels and answers {config.out_channels}: no plain field"
+        )
+    if config.sample_size is None:
+        raise BadWeights(f"{place / 'config.json'} does not say its sample_size")
 
 
 def _has(index: Mapping[str, Any], slot: str) -> bool:

@@ -240,6 +240,12 @@ def test_what_a_directory_lacks_is_named(mine: Path) -> None:
         with pytest.raises(BadWeights, match=said):
             open_player(mine)
     (mine / "model_index.json").write_text(json.dumps(index))
+    config = json.loads((mine / "unet" / "config.json").read_text())
+    # of what the weights do not depend on
+    (mine / "unet" / "config.json").write_text(json.dumps({**config, "sample_size": None}))
+    with pytest.raises(BadWeights, match="does not say its sample_size"):
+        open_player(mine)
+    (mine / "unet" / "config.json").write_text(json.dumps(config))
     (mine / "limbeck.json").write_text('{"classes": 99}')
     with pytest.raises(BadWeights, match="99 classes"):
         open_player(mine)
