@@ -23,6 +23,7 @@ from torch import nn
 
 from limbeck import claim as claims
 from limbeck.adapters.causal_lm import CausalLM
+from limbeck.adapters.consistent import checked_together
 from limbeck.adapters.data import hold_out, open_data
 from limbeck.adapters.listing import Listing
 from limbeck.adapters.pipeline import INDEX, Denoiser
@@ -47,6 +48,7 @@ from limbeck.loop import Loop, Options
 from limbeck.override import flatten, override
 from limbeck.part import Part
 from limbeck.parts.chunks import in_teacher_tokens
+from limbeck.parts.guidance import Guided
 from limbeck.players import Players, build, moved
 from limbeck.probes import classification, language
 from limbeck.progress import LiveProgress, Muted, Progress, memory
@@ -56,7 +58,7 @@ from limbeck.report.card import About, write_card
 from limbeck.rng import seed_torch
 from limbeck.roles import Role
 from limbeck.run import Run
-from limbeck.samplers import sampler_of, times_of
+from limbeck.samplers import sampler_of
 from limbeck.trackers import check_trackers, tracked
 
 __all__ = ["compare", "distill", "report", "verify"]
@@ -187,7 +189,7 @@ def _probes(job: Job) -> dict[str, Part]:
         return dict(job.bed.probes)
     if isinstance(student, CausalLM):
         return {"nll": language.nll()}
-    if isinstance(student, Denoiser):
+    if any(isinstance(net, Denoiser | Guided) for net in job.nets.values()):
         return {}
     labelled = "test" in job.data and "y" in job.data["test"].take(torch.arange(1))
     return {"nll": classification.nll(), "accuracy": classification.accuracy()} if labelled else {}
@@ -227,8 +229,10 @@ def _open(recipe: Recipe, specs: dict[str, str], data: str, eval: str | None, se
     _check_light(recipe, nets, specs)
     if bed is not None:
         splits = dict(bed.data(seed))
-        if reader := next((net for net in nets.values() if isinstance(net, Denoiser)), None):
-            return Job(recipe, specs, nets, {name: read_for(reader, rows) for name, rows in splits.items()})
+        if reader := next((net for net in nets.values() if isinstance(net, Denoiser | Guided)), None):
+            splits = {name: read_for(reader, rows) for name, rows in splits.items()}
+            checked_together(nets.values(), splits["train"])
+            return Job(recipe, specs, nets, splits)
         return Job(recipe, specs, nets, splits, bed)
     return _read(Job(recipe, specs, nets, {}), data, eval)
 
@@ -261,7 +265,8 @@ def _check_light(recipe: Recipe, nets: Mapping[str, nn.Module], specs: Mapping[s
 
 def _read(job: Job, data: str, eval: str | None) -> Job:
     """Read rows as the student reads them, and hold some out."""
-    reader = job.nets.get("student") or next(iter(job.nets.values()))
+    pipelines = [net for net in job.nets.values() if isinstance(net, Denoiser | Guided)]
+    reader = next(iter(pipelines), None) or job.nets.get("student") or next(iter(job.nets.values()))
     theirs, mine = (getattr(job.nets.get(name), "tokenizer", None) for name in ("teacher", "student"))
     if theirs is not None and mine is not None and not _rereads(job.recipe):
         job.notes += check_tokenizers(theirs, mine)
@@ -272,6 +277,7 @@ def _read(job: Job, data: str, eval: str | None) -> Job:
     for server in servers:
         server.listen(reader)
     rows = read_for(reader, open_data(data), requests=bool(servers))
+    checked_together(job.nets.values(), rows)
     if eval is None:
         split = hold_out(rows, HELD_OUT)
         job.data |= {"train": split.train, "test": split.held}
@@ -361,9 +367,11 @@ def _finish(job: Job, players: Players, data: Mapping[str, Source], path: Path, 
     product = job.recipe.product
     saved = path / product
     module = players[product].module if product in players else None
-    if isinstance(module, Denoiser):
-        times, renews = times_of(sampler_of(job.recipe))
-        for note in save_pipeline(module, saved, times=times, renews=renews)[1]:
+    pipeline = module if isinstance(module, Denoiser) else job.nets.get("teacher")
+    draw = sampler_of(job.recipe)
+    if isinstance(pipeline, Denoiser) and (module is pipeline or draw is not None):
+        asked = product if module is pipeline else "teacher"  # a learned solver samples its teacher
+        for note in save_pipeline(pipeline, saved, draw=draw, asked=asked, others=_modules(players, asked))[1]:
             show.note(note)
     elif module is not None:
         save_player(module, saved)
@@ -396,11 +404,19 @@ def _examined(job: Job, players: Players, path: Path, seed: int) -> Examination 
     if job.bed is not None:
         return examine_on_bed(nets, job.bed, job.data)  # type: ignore[arg-type]
     if isinstance(product, Denoiser):
-        return examine_pictures(nets, job.data["test"], job.recipe.sampler or sampler_of(job.recipe), disk, path)
+        others = _modules(players, job.recipe.product)
+        return examine_pictures(nets, job.data["test"], sampler_of(job.recipe), disk, path, others)
+    if isinstance(job.nets.get("teacher"), Denoiser | Guided):
+        return None  # a learned solver: what it draws is not examined yet
     if job.pairs is not None:
         first, second, ratings = job.pairs
         return examine_pairs(nets, list(zip(first, second, strict=True)), ratings, disk)  # type: ignore[arg-type]
     return examine(nets, job.data["test"], disk)  # type: ignore[arg-type]
+
+
+def _modules(players: Players, but: str) -> dict[str, nn.Module]:
+    """The nets of all players but one."""
+    return {name: p.module for name, p in players.items() if p.module is not None and name != but}
 
 
 def _foreign(job: Job) -> bool:

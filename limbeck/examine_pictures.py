@@ -21,7 +21,7 @@ from limbeck.batch import Batch
 from limbeck.data import Source, batch_of
 from limbeck.errors import BadData
 from limbeck.evaluate import Cost, Examination, Quality, figures, measure_cost, measure_speed
-from limbeck.part import Part
+from limbeck.part import Expr
 from limbeck.parts.guidance import Guided
 from limbeck.players import Player, Players
 from limbeck.probes.frechet import features_of, frechet, kid_interval
@@ -38,8 +38,8 @@ JUDGES = {(1, 8, 8): "digits"}  # shape to the bed whose classifier reads it
 
 
 def examine_pictures(
-    nets: Mapping[str, Any], source: Source, draw: Part | None, disk: Mapping[str, Path] | None = None,
-    run: Path | None = None,
+    nets: Mapping[str, Any], source: Source, draw: Expr | None, disk: Mapping[str, Path] | None = None,
+    run: Path | None = None, others: Mapping[str, nn.Module] | None = None,
 ) -> Examination:  # fmt: skip
     """Examine pipelines on held-out rows: each draws a picture for every row, with the row's class and noise.
 
@@ -49,6 +49,7 @@ def examine_pictures(
         draw: the student's sampler; None for a field, which is solved over its scheduler's steps as the teacher is.
         disk: who to where it is saved.
         run: where a grid of pictures of each is put.
+        others: further players that the sampler asks.
 
     Returns:
         Frechet and kernel distances to the held-out rows, with intervals where rows give them, and costs.
@@ -67,7 +68,7 @@ def examine_pictures(
     drawn, costs = {}, {}
     for who, net in nets.items():
         sampler = ode_of(net) if who == "teacher" or draw is None else draw
-        ask = partial(_draw, net, sampler)
+        ask = partial(_draw, net, sampler, others or {})
         drawn[who] = torch.cat([decode(plain, ask(b)) for b in batches]).cpu()
         costs[who] = _cost(net, partial(ask, batches[0]), batches[0], (disk or {}).get(who))
         if run is not None:
@@ -89,7 +90,7 @@ def _cost(net: nn.Module, ask: Callable[[], Any], batch: Batch, path: Path | Non
     """What one picture costs; memory is that of one evaluation, time that of the whole way."""
     level = torch.full((batch.size,), 0.5, device=batch.device)
     once = measure_cost(net, lambda: net(batch.with_(t=level), frozenset({"x0"})), batch.size, path=path, repeats=1)
-    return replace(once, speed=measure_speed(ask, 3, warmup=1))
+    return replace(once, speed=measure_speed(ask, 2, warmup=0))  # it has drawn before
 
 
 def _plain(net: nn.Module) -> Denoiser:
@@ -102,8 +103,10 @@ def _seeded(source: Source, rows: Tensor, device: torch.device) -> Batch:
 
 
 @torch.no_grad()
-def _draw(net: nn.Module, sampler: Part, batch: Batch) -> Tensor:
-    found: Tensor = sampler(Players({"student": Player("student", frozen(), net)}), batch)
+def _draw(net: nn.Module, sampler: Expr, others: Mapping[str, nn.Module], batch: Batch) -> Tensor:
+    players = Players({name: Player(name, frozen(), module) for name, module in {**others, "student": net}.items()})
+    players.turn("probe")
+    found: Tensor = sampler(players, batch)  # type: ignore[operator]
     return found
 
 

@@ -2,65 +2,67 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from limbeck.adapters.convention import grid
 from limbeck.adapters.pipeline import Denoiser
 from limbeck.override import flatten
-from limbeck.part import Part
+from limbeck.part import Expr, Part
 from limbeck.parts.guidance import Guided
+from limbeck.parts.halving import cosine_times
 from limbeck.parts.solver import euler, ode_sample
 from limbeck.parts.states import few_step
-from limbeck.recipe import Recipe
+from limbeck.recipe import Recipe, Repeat
 
-__all__ = ["ode_of", "sampler_of", "times_of"]
+__all__ = ["ode_of", "sampler_of"]
 
 TEACHER_STEPS = 50
+FIELDS = ("ode_sample", "path_sample")  # samplers that any other solver may take the place of
 
 
-def sampler_of(recipe: Recipe) -> Part | None:
+def sampler_of(recipe: Recipe) -> Expr | None:
     """The sampler of a recipe's product.
 
-    A few-step student takes the levels of the recipe's states where these name any, else those of its claim.
+    It is the recipe's own, or that of its claim's probes, at the levels that the recipe's own settings name: those of its states, the
+    borders of its windows, or the steps that are left at the end of its ladder.
 
     Args:
         recipe: with everything set.
 
     Returns:
-        `few_step`, `any_step` or another part that draws; None where the product is a field for any solver.
+        A part that draws; None where the product is a field for any solver, or nothing is drawn.
 
     Example:
         >>> from limbeck.index import load
         >>> sampler_of(load("dmd2")).spec.name, sampler_of(load("flow-map-self-distill")).spec.name
         ('few_step', 'any_step')
+        >>> len(sampler_of(load("progressive-distillation")).children()["times"])  # 8192 steps, halved 11 times
+        5
     """
-    if recipe.sampler is not None:
-        return None if recipe.sampler.spec.name == "ode_sample" else recipe.sampler
     probes = {} if recipe.claim is None else recipe.claim.probes
-    draws = [p.children()["draw"] for p in probes.values() if isinstance(p.children().get("draw"), Part)]
-    if not draws or draws[0].spec.name == "ode_sample":
-        return None
-    draw: Part = draws[0]
-    taught = [
-        value for path, value in flatten(recipe).items()
-        if path.endswith("batch.times") and isinstance(value, tuple)
-    ]  # fmt: skip
-    if draw.spec.name == "few_step" and taught:
-        return few_step(times=taught[-1])
-    return draw
-
-
-def times_of(draw: Part | None) -> tuple[tuple[float, ...], bool]:
-    """The levels of a sampler, and whether it noises anew in every step; no levels for a field.
-
-    Example:
-        >>> times_of(few_step(times=(1.0, 0.5)))
-        ((1.0, 0.5), True)
-    """
+    draws = [recipe.sampler, *(p.children().get("draw") for p in probes.values())]
+    draw = next((d for d in draws if isinstance(d, Expr)), None)
     if draw is None:
-        return (), True
-    times: Any = draw.children().get("times", ())
-    return tuple(times), draw.spec.name != "any_step"
+        return None
+    set_ = flatten(recipe)
+    if not isinstance(draw, Part):
+        return draw
+    name = draw.spec.name
+    if name == "few_step" and (levels := _last(set_, "batch.times")):
+        return few_step(times=levels)
+    if name == "ode_sample" and "ladder" in recipe.players:
+        rounds = sum(s.times for s in recipe.stages if isinstance(s, Repeat))
+        return ode_sample(times=cosine_times(max(1, set_["ladder.builder.start"] >> rounds)))
+    if name == "ode_sample" and (borders := _last(set_, "batch.borders")):
+        return ode_sample(times=borders)
+    return None if name in FIELDS else draw
+
+
+def _last(settings: Mapping[str, Any], ending: str) -> tuple[float, ...]:
+    """The last tuple whose path has this ending; () if there is none."""
+    found = [v for path, v in settings.items() if path.endswith(ending) and isinstance(v, tuple)]
+    return found[-1] if found else ()
 
 
 def ode_of(net: Denoiser | Guided, steps: int = TEACHER_STEPS) -> Part:

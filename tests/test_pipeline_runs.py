@@ -90,6 +90,28 @@ def test_a_class_out_of_range_is_found_before_anything_is_trained(place: Path, t
 def test_a_guided_teacher_and_the_rows_of_a_bed(place: Path, tmp_path: Path) -> None:
     run = distill(
         "dmd2", teacher=f"guided:scale=2:{place / 'teacher'}", student="from-teacher", data="digits",
-        players={"critic": str(place / "teacher")}, out=tmp_path / "run", steps=1, batch_size=4, set=DMD2, dry_run=True,
+        out=tmp_path / "run", steps=1, batch_size=4, set=DMD2, dry_run=True,
     )  # fmt: skip
     assert not run.exists()
+
+
+@pytest.mark.slow
+def test_a_learned_solver_of_a_pipeline(place: Path, tmp_path: Path) -> None:
+    run = distill(
+        "d-ode", teacher=str(place / "teacher"), data=str(place / "rows.npz"), out=tmp_path / "run",
+        set={"fit.batch_size": 2},
+    )  # fmt: skip
+    facts = json.loads((run / "solver" / "limbeck.json").read_text())
+    assert (run / "solver" / "pipeline.py").exists() and "told" not in facts["steps"][-1]
+    assert len(facts["steps"]) > 2 and all(len(s["answers"]) <= i for i, s in enumerate(facts["steps"]))
+
+
+@pytest.mark.slow
+def test_progressive_distillation_of_a_pipeline(place: Path, tmp_path: Path) -> None:
+    small = {"ladder.builder.start": 8, "later.times": 1}
+    run = distill(
+        "progressive-distillation", teacher=str(place / "teacher"), student="from-teacher", out=tmp_path / "run",
+        data=str(place / "rows.npz"), steps=1, batch_size=4, set=small,
+    )  # fmt: skip
+    steps = json.loads((run / "student" / "limbeck.json").read_text())["steps"]
+    assert len(steps) == 3  # 8 steps, halved twice: two evaluations and the sample

@@ -5,6 +5,8 @@
     data        rows from files and names; the split by content
     chat, text  rows as tokens
     weights     safetensors, whole and finite, or a reason
+    pipeline    UNets and transformers of diffusers as fields; what their schedulers say (convention), and whether it
+                is so (consistent); rows as pictures, students as pipelines (pipeline_store)
     surgery     students cut from their teachers
     lora        students that learn low-rank changes
     store       products in the format of their ecosystem

@@ -1,6 +1,6 @@
 """A pipeline of diffusers that samples over one fixed grid; it needs diffusers and torch, and nothing else.
 
-    x <- A x + B h + C z,  h = net(k x, told)
+    x_j = sum_k n_jk z_k + sum_{i < j} b_ji h_i,  h_j = net(k_j x_j, told_j)
 
 The numbers of every step are in `limbeck.json` beside it, worked out when the student was saved. Load it with
 `DiffusionPipeline.from_pretrained(DIR, custom_pipeline=DIR, trust_remote_code=True)`; that runs this file.
@@ -77,18 +77,22 @@ class FixedGridPipeline(DiffusionPipeline):  # type: ignore[misc]
             net.config.in_channels,
             *(side if isinstance(side, list | tuple) else (side, side)),
         )
-        x = latents if latents is not None else randn_tensor(shape, generator=generator, device=self.device)
+        first = latents if latents is not None else randn_tensor(shape, generator=generator, device=self.device)
         second = home / "second_time" / "model.safetensors"
         weights = load_file(second) if second.exists() else None
+        noises, answers = [first], []
         for step in steps:
+            while len(noises) < len(step["noises"]):
+                noises.append(randn_tensor(first.shape, generator=generator, device=self.device))
+            x = sum(a * z for a, z in zip(step["noises"], noises, strict=False) if a) + 0 * first
+            x = x + sum(b * h for b, h in zip(step["answers"], answers, strict=False) if b)
+            if "told" not in step:
+                break
             hooks = [] if weights is None else _tell(net, weights, step["ahead"])
             told = torch.full((len(x),), step["told"], device=x.device)
-            h = net(step["scale"] * x, told, return_dict=False, **given)[0][:, : x.shape[1]]
+            answers.append(net(step["scale"] * x, told, return_dict=False, **given)[0][:, : x.shape[1]])
             for hook in hooks:
                 hook.remove()
-            x = step["state"] * x + step["answer"] * h
-            if step["noise"]:
-                x = x + step["noise"] * randn_tensor(x.shape, generator=generator, device=x.device)
         return self._pictures(x, output_type)
 
     def _conditions(self, class_labels: Any, prompt: list[str] | None) -> tuple[dict[str, Any], int]:

@@ -84,7 +84,7 @@ def as_pictures(x: Tensor, low: float | None = 0.0, channels_last: bool = False)
 
 
 def pictures(rows: Any, net: Denoiser) -> Source:
-    """Make rows into what a pipeline reads, and check them against it.
+    """Make rows into what a pipeline reads, and check them against it. Latents are made once, and kept in memory.
 
     Args:
         rows: what `open_data` gave.
@@ -99,8 +99,6 @@ def pictures(rows: Any, net: Denoiser) -> Source:
         Mismatch: pictures of another size or number of channels.
         BadWeights: on these rows the net does not predict what its scheduler says.
     """
-    if isinstance(rows, Pictures):
-        return rows
     source = _with_pictures(rows, net)
     first = source.take(torch.arange(min(CHUNK, len(source))))
     for name, known in (("text", net.nothing is not None), ("y", net.nothing is None and bool(net.classes))):
@@ -109,14 +107,15 @@ def pictures(rows: Any, net: Denoiser) -> Source:
             raise BadData(f"{net.frame.home} is conditioned on {what}: the rows need a column {name!r}")
     x = torch.as_tensor(first["x"])
     channels_last = x.ndim == 4 and x.shape[1] != _channels(net) and x.shape[3] == _channels(net)
-    found = Pictures(source, net, _low(x, net), channels_last)
+    low = _low(source.columns["x"] if isinstance(source, Table) else x, net)  # type: ignore[arg-type]
+    found = Pictures(source, net, low, channels_last)
     batch = found.take(torch.arange(min(CHUNK, len(source))))
     _check(torch.as_tensor(batch["x"]), x, net)
     if "y" in batch and net.labels:
         for block in torch.arange(len(source)).split(4096):
             net.check_classes(torch.as_tensor(source.take(block)["y"]))
     checked(net, batch)
-    return found
+    return in_memory(found) if net.frame.vae is not None and net.nothing is None else found
 
 
 def _with_pictures(rows: Any, net: Denoiser) -> Source:
@@ -225,4 +224,7 @@ def decode(net: Denoiser, x: Tensor) -> Tensor:
 def in_memory(source: Source) -> Table:
     """The rows of a source, read once: pictures that are encoded need not be encoded again in every step."""
     blocks = [source.take(b) for b in torch.arange(len(source)).split(CHUNK)]
-    return Table({k: torch.cat([torch.as_tensor(b[k]) for b in blocks]) for k in blocks[0]})
+    try:
+        return Table({k: torch.cat([torch.as_tensor(b[k]) for b in blocks]) for k in blocks[0]})
+    except BadData as error:
+        raise BadData(f"the latents of these rows: {error}") from None

@@ -102,9 +102,6 @@ class Denoiser(nn.Module):
         config: Any = model.config
         sides = config.sample_size if isinstance(config.sample_size, list | tuple) else [config.sample_size] * 2
         self.shape = (int(config.in_channels), *(int(s) for s in sides))
-        for module in model.modules():
-            if isinstance(module, nn.GroupNorm):  # its forward-mode derivative needs contiguous activations
-                module.register_forward_pre_hook(_contiguous)
         model.eval()
 
     def train(self, mode: bool = True) -> Denoiser:
@@ -214,10 +211,6 @@ class Denoiser(nn.Module):
         return inside[path].register_forward_hook(keep)
 
 
-def _contiguous(module: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return (given[0].contiguous(), *given[1:])
-
-
 def _by(shape: Any) -> str:
     return "x".join(str(n) for n in shape)
 
@@ -273,6 +266,7 @@ def open_pipeline(home: Path, dtype: torch.dtype = torch.float32) -> Denoiser:
     if name not in KINDS:
         raise BadWeights(f"{home / INDEX} names a {name}; possible: {', '.join(KINDS)}")
     model = _load("diffusers", name, home / slot, dtype, WEIGHTS)
+    _supported(model, home / slot)
     scheduler = _scheduler(index, home)
     vae = _load("diffusers", index["vae"][1], home / "vae", dtype, WEIGHTS) if _has(index, "vae") else None
     text = _text(index, home, dtype) if name == "UNet2DConditionModel" else None
@@ -287,6 +281,14 @@ def open_pipeline(home: Path, dtype: torch.dtype = torch.float32) -> Denoiser:
         net.second = SecondTime.of(net.net)
         net.second.load_state_dict(load_file(home / AHEAD / "model.safetensors"))
     return net.eval()
+
+
+class _Guided(Guided):
+    """A guided pipeline, whose copies are not guided: what learns from it (a critic, a student) is the net alone."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """A copy of the net."""
+        return copy.deepcopy(self.net, memo)
 
 
 def guided(net: nn.Module, scale: str) -> Guided:
@@ -312,7 +314,7 @@ def guided(net: nn.Module, scale: str) -> Guided:
             f"{net.frame.home} has no embedding for no class, so it cannot be guided; if the last of its "
             f'{net.labels} is that, say so in {FACTS}: {{"classes": {net.labels - 1}}}'
         )
-    found = Guided(net, w)
+    found = _Guided(net, w)
     found.path = net.frame.home  # type: ignore[assignment]
     return found
 
@@ -351,6 +353,20 @@ def with_second_time(net: nn.Module, seed: int = 0) -> Denoiser:
         torch.manual_seed(derive("second time", seed))
         net.second = net.second or SecondTime.of(net.net)
     return net
+
+
+def _supported(model: Any, place: Path) -> None:
+    """Refuse models that are asked in ways that are not known here."""
+    config = model.config
+    more = config.get("addition_embed_type") or config.get("class_embed_type")
+    if more:
+        raise BadWeights(f"{place} is conditioned on {more!r} too, which is not known; possible: classes, one text")
+    if (config.get("out_channels") or config.in_channels) < config.in_channels:
+        raise BadWeights(
+            f"{place} takes {config.in_channels} channels and answers {config.out_channels}: no plain field"
+        )
+    if config.sample_size is None:
+        raise BadWeights(f"{place / 'config.json'} does not say its sample_size")
 
 
 def _has(index: Mapping[str, Any], slot: str) -> bool:

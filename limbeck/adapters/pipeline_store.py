@@ -3,7 +3,7 @@
     fields                          the teacher's pipeline and scheduler
     few-step students, table        LCMScheduler, which predicts the datum and noises it again
     few-step students, flow         FlowMatchLCMScheduler
-    flow maps, and what no scheduler of diffusers can do        `pipeline.py`, a fixed grid; loading it is opt-in
+    flow maps, learned solvers, and what no scheduler can do    `pipeline.py`, a fixed grid; loading it is opt-in
 
 Levels of a few-step student are moved to the nearest index of its table, at most half of one away. The levels, and what
 else is needed to sample, are in `limbeck.json`.
@@ -13,26 +13,29 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_model
+from torch import nn
 
 from limbeck.adapters.convention import Convention
 from limbeck.adapters.low_rank import merged, save_changes
 from limbeck.adapters.pipeline import AHEAD, FACTS, INDEX, Denoiser
 from limbeck.adapters.store import _whole
+from limbeck.adapters.unrolled import unrolled
 from limbeck.adapters.weights import read_json, silent
 from limbeck.errors import BadValue
+from limbeck.part import Expr, Part
+from limbeck.parts.flowmap import any_step
 
 __all__ = ["how_to_load", "save_pipeline", "snapped"]
 
 TABLE = (
     "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type",
-    "rescale_betas_zero_snr",
+    "rescale_betas_zero_snr", "steps_offset",
 )  # fmt: skip
 FILE, CLASS = "pipeline.py", "FixedGridPipeline"
 
@@ -71,41 +74,27 @@ def snapped(convention: Convention, times: Sequence[float]) -> tuple[tuple[float
 
 
 def save_pipeline(
-    net: Denoiser, directory: Path, *, times: Sequence[float] = (), renews: bool = True
-) -> tuple[Path, list[str]]:
+    net: Denoiser, directory: Path, *, draw: Expr | None = None, asked: str = "student",
+    others: Mapping[str, nn.Module] | None = None,
+) -> tuple[Path, list[str]]:  # fmt: skip
     """Save a student as a pipeline: all of the directory or none of it appears.
 
     Args:
-        net: the student.
+        net: the student, or the teacher of a learned solver.
         directory: where to; what was there is replaced.
-        times: the levels of a few-step student, or those of a map with the 0 at the end; none for a field.
-        renews: whether the datum is noised again in every step, or jumped on from.
+        draw: the sampler that it was distilled for; None for a field.
+        asked: the player that the sampler asks.
+        others: further players that the sampler asks, such as a learned solver.
 
     Returns:
         The directory, and what the user should know.
 
     Raises:
-        BadValue: levels that the scheduler cannot have.
+        BadValue: levels that the scheduler cannot have, or a sampler that is no fixed grid.
     """
-    model = merged(net)
-    index = read_json(net.frame.home / INDEX)
-    facts: dict[str, Any] = {"classes": net.classes} if net.labels else {}
-    scheduler, kind, notes = net.frame.scheduler, index["_class_name"], []
-    if net.second is not None and not times:
-        times, renews = (1.0, 0.0), False
-    if times:
-        few = tuple(t for t in times if t > 0)
-        levels, whole = snapped(net.convention, few)
-        facts |= {"times": list(levels), "renews": renews}
-        scheduler, fits = _few_step(net, levels, whole) if renews and net.second is None else (scheduler, False)
-        kind, standard = _standard(net, kind, fits, whole)
-        if whole is not None and renews and net.second is None:
-            facts["timesteps"] = whole
-            notes += [] if fits else [f"give the scheduler its own steps: timesteps={whole}"]
-        if not standard:
-            kind = [FILE.removesuffix(".py"), CLASS]
-            facts["steps"] = _steps(net, levels, renews)
-            notes.append(f"no scheduler of diffusers samples it: {FILE} does, on a fixed grid; loading it is opt-in")
+    model, index = merged(net), read_json(net.frame.home / INDEX)
+    draw = any_step() if draw is None and net.second is not None else draw
+    facts, kind, scheduler, notes = _sampling(net, index["_class_name"], draw, asked, others or {})
     with _whole(Path(directory)) as place, silent():
         _components(net, index, place)
         model.save_pretrained(place / net.frame.slot)
@@ -121,6 +110,27 @@ def save_pipeline(
         if isinstance(kind, list):
             shutil.copyfile(Path(__file__).with_name("fixed_grid.py"), place / FILE)
     return Path(directory), notes
+
+
+def _sampling(
+    net: Denoiser, kind: Any, draw: Expr | None, asked: str, others: Mapping[str, nn.Module]
+) -> tuple[dict[str, Any], Any, Any, list[str]]:
+    """What `limbeck.json` says, the class of the pipeline, its scheduler, and notes."""
+    facts: dict[str, Any] = {"classes": net.classes} if net.labels else {}
+    scheduler = net.frame.scheduler
+    if draw is None:
+        return facts, kind, scheduler, []
+    if isinstance(draw, Part) and draw.spec.name == "few_step" and net.second is None:
+        levels, whole = snapped(net.convention, draw.children()["times"])
+        own, fits = _few_step(net, levels, whole)
+        name, standard = _standard(net, kind, fits, whole)
+        if standard:
+            facts |= {"times": list(levels)} | ({} if whole is None else {"timesteps": whole})
+            notes = [] if fits else [f"give the scheduler its own steps: timesteps={whole}"]
+            return facts, name, own, notes
+    facts["steps"] = unrolled(net.convention, draw, asked, others)
+    note = f"no scheduler of diffusers samples it: {FILE} does, on a fixed grid; loading it is opt-in"
+    return facts, [FILE.removesuffix(".py"), CLASS], scheduler, [note]
 
 
 def _components(net: Denoiser, index: dict[str, Any], place: Path) -> None:
@@ -179,22 +189,6 @@ def _standard(net: Denoiser, kind: Any, fits: bool, whole: list[int] | None) -> 
     return kind, fits and net.frame.vae is not None
 
 
-def _steps(net: Denoiser, levels: Sequence[float], renews: bool) -> list[dict[str, float]]:
-    """The numbers of every step of a fixed grid: x <- A x + B h + C z."""
-    out = []
-    for t, s in pairwise((*levels, 0.0)):
-        # the answer is linear in state and net: one row with x = 1, h = 0, one the other way round
-        x, h = torch.tensor([[1.0], [0.0]]).double(), torch.tensor([[0.0], [1.0]]).double()
-        level = torch.full((2,), t).double()
-        x0, eps = (v[:, 0] for v in net.convention.read(h, x, level))
-        mixed = (1 - s) * x0 if renews else x[:, 0] + (s - t) * (eps - x0)
-        told, scale = float(net.convention.told(level)[0]), float(net.convention.seen(x, level)[0, 0])
-        ends = t if renews else t - s
-        found = {"state": float(mixed[0]), "answer": float(mixed[1]), "noise": s if renews else 0.0}
-        out.append({"told": told, "scale": scale, "ahead": ends, **found})
-    return out
-
-
 def how_to_load(saved: Path) -> str:
     """The lines that load a saved pipeline in diffusers and draw from it, for its model card.
 
@@ -212,7 +206,9 @@ def how_to_load(saved: Path) -> str:
     if kind in ("DiTPipeline", "StableDiffusionPipeline") and facts.get("times"):
         asked.append("guidance_scale=1.0")
     if kind == "ConsistencyModelPipeline":
-        asked = [f"batch_size={4}", *asked, f"timesteps={facts['timesteps']}"]
+        asked = ["batch_size=4", *asked]
+    if kind in ("ConsistencyModelPipeline", "StableDiffusionPipeline") and facts.get("timesteps"):
+        asked.append(f"timesteps={facts['timesteps']}")
     elif facts.get("times") and not custom:
         asked.append(f"num_inference_steps={len(facts['times'])}")
     said = "# runs pipeline.py, which lies beside the weights: read it first\n" if custom else ""

@@ -190,6 +190,8 @@ def open_directory(
             raise BadWeights(f"{directory / 'adapter_config.json'} does not name its base_model_name_or_path")
         net = open_adapter(open_player(base, dtype=dtype, trust_remote_code=trust_remote_code), directory)
     elif (directory / INDEX).exists():
+        if how:
+            raise BadValue(f"{directory} is a pipeline of diffusers: of load:, only dtype is known for it")
         net = checked(open_pipeline(directory, dtype))
     else:
         net = _open_model(directory, dtype, trust_remote_code, **how)

@@ -10,7 +10,6 @@ import torch
 
 from limbeck.adapters.weights import silent
 from limbeck.beds.digits import splits
-from limbeck.parts.states import like
 
 with warnings.catch_warnings(), silent():
     warnings.simplefilter("ignore")
@@ -62,7 +61,7 @@ def write_dit(home: Path, scheduler: Any) -> Path:
     return home
 
 
-def write_text(home: Path, scheduler: Any) -> Path:
+def write_text(home: Path, scheduler: Any, told: int | None = None) -> Path:
     """A text-conditional UNet with a tiny text encoder."""
     import transformers
 
@@ -70,7 +69,7 @@ def write_text(home: Path, scheduler: Any) -> Path:
     model = diffusers.UNet2DConditionModel(
         sample_size=8, in_channels=2, out_channels=2, block_out_channels=(8, 16), layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        norm_num_groups=4, attention_head_dim=8, cross_attention_dim=16,
+        norm_num_groups=4, attention_head_dim=8, cross_attention_dim=16, time_cond_proj_dim=told,
     ).eval()  # fmt: skip
     place = home.parent / f"{home.name}-words"
     place.mkdir(parents=True, exist_ok=True)
@@ -97,28 +96,3 @@ def digits(rows: int = 1000) -> dict[str, torch.Tensor]:
     """Digits in [-1, 1] with their classes."""
     columns = splits()["pool"].take(torch.arange(rows))
     return {"x": 2 * columns["x"] - 1, "y": columns["y"]}  # type: ignore[dict-item, operator]
-
-
-def trained(scheduler: Any, steps: int = 50) -> Any:
-    """A UNet of digits that predicts what its scheduler says, taught by diffusers' own noising."""
-    model = unet(CLASSES + 1)
-    data, optimizer = digits(), torch.optim.Adam(model.parameters(), 5e-3)
-    generator = torch.Generator().manual_seed(0)
-    flows = isinstance(scheduler, diffusers.FlowMatchEulerDiscreteScheduler)
-    for _ in range(steps):
-        rows = torch.randint(0, 1000, (16,), generator=generator)
-        x0, y = data["x"][rows], data["y"][rows]
-        e = torch.randn(x0.shape, generator=generator)
-        n = torch.randint(0, 1000, (16,), generator=generator)
-        if flows:
-            t = like((n + 1) / 1000, x0)
-            x, target, told = (1 - t) * x0 + t * e, e - x0, (n + 1).float()
-        else:
-            x, told = scheduler.add_noise(x0, e, n), n
-            kinds = {"epsilon": e, "sample": x0, "v_prediction": scheduler.get_velocity(x0, e, n)}
-            target = kinds[scheduler.config.prediction_type]
-        loss = (model(x, told, y).sample - target).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return model.eval()

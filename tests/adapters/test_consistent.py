@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from limbeck.adapters.consistent import checked, unexplained
+from limbeck.adapters.consistent import checked, checked_together, unexplained
 from limbeck.adapters.convention import read_scheduler
 from limbeck.adapters.data import open_data
 from limbeck.adapters.pipeline import Denoiser, Frame
 from limbeck.adapters.source import open_player, read_for
-from limbeck.errors import BadWeights
+from limbeck.data import Table
+from limbeck.errors import BadWeights, Mismatch
 from tests.adapters import pipes
 from tests.adapters.pipes import diffusers
 
@@ -107,3 +108,17 @@ def test_untrained_nets_pass() -> None:
         frame = Frame(Path("fresh"), "DDPMPipeline", "unet", other)
         net = Denoiser(pipes.unet(), read_scheduler(other), frame)
         assert checked(net) is net and checked(net, {"x": pipes.digits(8)["x"]}) is net
+
+
+def test_all_pipelines_of_a_run_are_checked_on_its_rows() -> None:
+    rows = Table({"x": pipes.digits(20)["x"]})
+    right, wrong = net_of("epsilon", "epsilon"), net_of("sample", "v_prediction")
+    checked_together([right, nn.Identity(), net_of("sample", "sample")], rows)
+    with pytest.raises(BadWeights, match="predicts sample"):
+        checked_together([right, wrong], rows)
+    wide = Denoiser(pipes.unet(side=16), right.convention, right.frame)
+    with pytest.raises(Mismatch, match=r"read the same rows.*\(1, 16, 16\)"):
+        checked_together([right, wide], rows)
+    # a few-step student is at home at its own levels only
+    wrong.frame = Frame(Path("few"), "DDPMPipeline", "unet", wrong.frame.scheduler, facts={"times": [1.0]})
+    checked_together([right, wrong], rows)

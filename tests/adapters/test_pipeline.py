@@ -198,6 +198,26 @@ def test_a_copy_of_the_teacher(home: Path) -> None:
         open_player("from-teacher:layers=2", teacher=teacher)
 
 
+@torch.no_grad()
+def test_a_scale_of_guidance_is_told_as_latent_consistency_models_are(tmp_path: Path) -> None:
+    home = pipes.write_text(tmp_path / "lcm", diffusers.DDIMScheduler(clip_sample=False, steps_offset=1), told=8)
+    net = open_player(home)
+    x, w = noise(2, 2, 8, 8), torch.tensor([1.0, 5.0])
+    batch = {"x": x, "t": torch.ones(2), "y": torch.zeros(2).long(), "text": net.nothing.expand(2, 6, 16)}
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(home)
+    told = pipe.get_guidance_scale_embedding(w - 1, embedding_dim=8)
+    want = net.net(x, 999, encoder_hidden_states=batch["text"], timestep_cond=told).sample
+    torch.testing.assert_close(net.say(net.convention, {**batch, "w": w}), want, atol=1e-5, rtol=1e-4)
+    # without w a row is told that there is no guidance
+    torch.testing.assert_close(net.say(net.convention, batch)[0], want[0], atol=1e-5, rtol=1e-4)
+
+
+def test_only_the_dtype_of_a_pipeline_can_be_chosen(home: Path) -> None:
+    assert next(open_player(f"load:dtype=bfloat16:{home / 'plain'}").parameters()).dtype is torch.bfloat16
+    with pytest.raises(BadValue, match="only dtype"):
+        open_player(f"load:device_map=auto:{home / 'plain'}")
+
+
 # -- bad input --------------------------------------------------------------------------------------------------------
 
 
@@ -220,6 +240,12 @@ def test_what_a_directory_lacks_is_named(mine: Path) -> None:
         with pytest.raises(BadWeights, match=said):
             open_player(mine)
     (mine / "model_index.json").write_text(json.dumps(index))
+    config = json.loads((mine / "unet" / "config.json").read_text())
+    # of what the weights do not depend on
+    (mine / "unet" / "config.json").write_text(json.dumps({**config, "sample_size": None}))
+    with pytest.raises(BadWeights, match="does not say its sample_size"):
+        open_player(mine)
+    (mine / "unet" / "config.json").write_text(json.dumps(config))
     (mine / "limbeck.json").write_text('{"classes": 99}')
     with pytest.raises(BadWeights, match="99 classes"):
         open_player(mine)

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from limbeck.adapters.convention import grid
-from limbeck.adapters.pipeline import Denoiser
+from limbeck.adapters.pipeline import Denoiser, encode_text
 from limbeck.adapters.pipeline_store import how_to_load, save_pipeline, snapped
 from limbeck.adapters.source import open_player
 from limbeck.batch import Batch
 from limbeck.errors import BadValue
-from limbeck.parts.flowmap import jump
-from limbeck.parts.solver import euler, solve
+from limbeck.parts.flowmap import any_step, jump
+from limbeck.parts.solver import dpm_multistep, euler, heun, ode_sample, solve
+from limbeck.parts.states import few_step
 from limbeck.players import Player
 from limbeck.roles import frozen
 from tests.adapters import pipes
@@ -101,18 +102,18 @@ def test_the_same_noise_gives_the_same_sample(tmp_path: Path) -> None:
 
     # a one-step student, an even one of several steps, and one with levels of its own and classes
     net = open_player(tmp_path / "field-teacher")
-    place, notes = save_pipeline(net, tmp_path / "one", times=(1.0,))
+    place, notes = save_pipeline(net, tmp_path / "one", draw=few_step())
     z = noise(net, place, 1)
     want[place], jobs[place] = few(net, z, (1.0,)), {"call": {"batch_size": 3, "num_inference_steps": 1, **pt}}
     assert not notes and json.loads((place / "model_index.json").read_text())["scheduler"][1] == "LCMScheduler"
     flow = open_player(tmp_path / "flow-teacher")
-    place, notes = save_pipeline(flow, tmp_path / "several", times=(1.0, 0.75, 0.5))
+    place, notes = save_pipeline(flow, tmp_path / "several", draw=few_step(times=(1.0, 0.75, 0.5)))
     want[place] = few(flow, noise(flow, place, 4), (1.0, 0.75, 0.5))
     jobs[place] = {"call": {"batch_size": 3, "num_inference_steps": 3, **pt}}
     assert not notes
     teacher = pipes.write_unet(tmp_path / "classes", LINEAR, pipes.unet(11), '{"classes": 10}')
     net = open_player(teacher)
-    place, notes = save_pipeline(net, tmp_path / "own", times=(1.0, 0.6))
+    place, notes = save_pipeline(net, tmp_path / "own", draw=few_step(times=(1.0, 0.6)))
     times, index = snapped(net.convention, (1.0, 0.6))
     want[place] = few(net, noise(net, place, 2), times, y=labels)
     jobs[place] = {"call": {"batch_size": 3, "class_labels": labels.tolist(), "timesteps": index, **pt}}
@@ -120,7 +121,7 @@ def test_the_same_noise_gives_the_same_sample(tmp_path: Path) -> None:
 
     # a transformer on latents with a VAE
     dit = open_player(pipes.write_dit(tmp_path / "dit-teacher", LINEAR))
-    place, _ = save_pipeline(dit, tmp_path / "dit", times=(1.0,))
+    place, _ = save_pipeline(dit, tmp_path / "dit", draw=few_step())
     latent = few(dit, noise(dit, place, 1), (1.0,), y=labels)
     want[place] = dit.frame.vae.decode(latent / dit.frame.vae.config.scaling_factor).sample
     jobs[place] = {"call": {"class_labels": labels.tolist(), "num_inference_steps": 1, "guidance_scale": 1.0, **pt}}
@@ -128,17 +129,24 @@ def test_the_same_noise_gives_the_same_sample(tmp_path: Path) -> None:
     # a flow map: two times, on a fixed grid of its own
     two = open_player(f"map:{teacher}")
     torch.nn.init.normal_(two.second.outer.weight, std=0.3)
-    place, notes = save_pipeline(two, tmp_path / "map", times=(1.0, 0.4, 0.0), renews=False)
+    place, notes = save_pipeline(two, tmp_path / "map", draw=any_step(times=(1.0, 0.4, 0.0)))
     x = noise(two, place, 1)[0]
-    for t, s in zip(
-        *(snapped(two.convention, (1.0, 0.4))[0], (*snapped(two.convention, (1.0, 0.4))[0][1:], 0.0)), strict=True
-    ):
+    for t, s in ((1.0, 0.4), (0.4, 0.0)):
         t_B, s_B = torch.full((3,), t), torch.full((3,), s)
         u = two({"x": x, "t": t_B, "s": s_B, "y": labels}, frozenset({"velocity"}))["velocity"]
         x = jump(x, t_B, s_B, u)
     want[place] = x
     jobs[place] = {"call": {"class_labels": labels.tolist(), "output_type": "np"}, "custom": True}
     assert "opt-in" in notes[0] and "trust_remote_code" in how_to_load(place)
+
+    # solvers of two evaluations a step, and of one with memory, on a grid of their own
+    plain = open_player(pipes.write_unet(tmp_path / "classes-flow", FLOW, pipes.unet(11), '{"classes": 10}'))
+    for name, solver in (("heun", heun()), ("memory", dpm_multistep(order=3))):
+        grid_ = (1.0, 0.7, 0.5, 0.2, 0.0)
+        place, notes = save_pipeline(plain, tmp_path / name, draw=ode_sample(solver=solver, times=grid_))
+        z = noise(plain, place, 1)[0]
+        want[place] = solve(Player("student", frozen(), plain), Batch({"x": z, "y": labels}), solver, z, grid_)[-1]
+        jobs[place] = {"call": {"class_labels": labels.tolist(), "output_type": "np"}, "custom": True}
 
     found = run_bare(jobs)
     for place, sample in found.items():
@@ -192,10 +200,26 @@ def test_low_rank_changes_are_merged_and_kept_beside(tmp_path: Path) -> None:
         with_changes(net)
 
 
+@torch.no_grad()
+def test_a_student_of_texts_samples_in_its_pipeline(tmp_path: Path) -> None:
+    v = diffusers.DDIMScheduler(prediction_type="v_prediction", clip_sample=False, steps_offset=1)
+    net = open_player(pipes.write_text(tmp_path / "teacher", v))
+    place, _ = save_pipeline(net, tmp_path / "student", draw=few_step(times=(1.0, 0.6)))
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(place)
+    pipe.set_progress_bar_config(disable=True)
+    times, index = snapped(net.convention, (1.0, 0.6))
+    z = [torch.randn(1, *net.shape, generator=torch.Generator().manual_seed(i)) for i in range(2)]
+    how = {"timesteps": index, "guidance_scale": 1.0, "output_type": "latent"}
+    found = pipe("a b", latents=z[0], generator=torch.Generator().manual_seed(1), **how).images
+    words = {"text": encode_text(net.frame.text, ["a b"]), "y": torch.zeros(1).long()}
+    torch.testing.assert_close(found, few(net, z, times, **words), atol=1e-5, rtol=1e-5)
+    assert f"timesteps={index}" in how_to_load(place)
+
+
 def test_levels_that_no_table_has_are_refused(tmp_path: Path) -> None:
     net = open_player(pipes.write_unet(tmp_path / "plain", LINEAR))
     with pytest.raises(BadValue, match="steps = 0"):
         snapped(net.convention, ())
     with pytest.raises(BadValue, match="fall on one index"):
-        save_pipeline(net, tmp_path / "saved", times=(1.0, 0.999))
+        save_pipeline(net, tmp_path / "saved", draw=few_step(times=(1.0, 0.999)))
     assert not (tmp_path / "saved").exists()

@@ -9,6 +9,7 @@ from scipy.linalg import sqrtm
 from sklearn.metrics.pairwise import polynomial_kernel
 from torch import Tensor
 
+from limbeck.adapters.modules import Plain
 from limbeck.batch import Batch
 from limbeck.data import Table
 from limbeck.errors import BadValue, Mismatch, UnknownName
@@ -72,6 +73,12 @@ def test_the_probes_judge_pictures_by_a_classifier() -> None:
     assert fid(draw=same_rows(push=1.0))(seats, data) > 1e-3 < kid(draw=same_rows(push=1.0))(seats, data)
     with pytest.raises(UnknownName, match="judge"):
         fid(draw=same_rows(), bed="")(seats, data)
+    # a player may judge in its place
+    judge = Plain(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)))
+    judged = Players({**{n: seats[n] for n in seats}, "judge": Player("judge", frozen(), judge)})
+    found = fid(draw=same_rows(push=1.0), bed="")(judged, data)
+    # the last layer reads the pixels themselves: the same shape, moved by 1 in each of 64
+    assert found == pytest.approx(64, rel=1e-5)
 
 
 def test_what_cannot_be_measured_is_refused() -> None:
