@@ -24,8 +24,8 @@ FIELDS = ("ode_sample", "path_sample")  # samplers that any other solver may tak
 def sampler_of(recipe: Recipe) -> Expr | None:
     """The sampler of a recipe's product.
 
-    It is the recipe's own, or that of its claim's probes, at the levels that the recipe's own settings name: those of its states, the
-    borders of its windows, or the steps that are left at the end of its ladder.
+    It is the recipe's own, or that of its claim's probes, at the levels that the settings name: those of its states,
+    the borders of its windows, or the steps that are left at the end of its ladder.
 
     Args:
         recipe: with everything set.
