@@ -33,6 +33,7 @@ from limbeck.samplers import ode_of
 __all__ = ["examine_pictures"]
 
 ROWS, CHUNK, ACROSS = 400, 64, 6
+SHOWN = 48  # pixels that the side of a picture takes at least
 SIDE = 8  # of what pixels are averaged to, where no classifier reads them
 JUDGES = {(1, 8, 8): "digits"}  # shape to the bed whose classifier reads it
 
@@ -123,9 +124,11 @@ def _judge(shape: tuple[int, ...]) -> tuple[Callable[[Tensor], Tensor], str]:
 
 
 def _grid(x: Tensor, path: Path) -> None:
-    """Pictures side by side, as one PNG."""
+    """Pictures side by side, as one PNG; small ones are shown larger, pixel by pixel."""
     from PIL import Image
 
+    larger = max(1, SHOWN // max(x.shape[2:]))
+    x = x.repeat_interleave(larger, 2).repeat_interleave(larger, 3)
     n, c, h, w = x.shape
     across = min(ACROSS, n)
     down = -(-n // across)
