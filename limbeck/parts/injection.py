@@ -41,10 +41,10 @@ def hooked(net: nn.Module, modules: tuple[str, ...], hook: Callable[[str, Any], 
         UnknownName: the net has no module of that path.
 
     Example:
-        >>> net = nn.Sequential(nn.Linear(1, 1), nn.Identity())
-        >>> with hooked(net, ("1",), lambda path, answer: 0 * answer):
-        ...     float(net(torch.ones(1, 1)))
-        0.0
+        >>> net = nn.Sequential(nn.Identity())
+        >>> with hooked(net, ("0",), lambda path, answer: answer + 1):
+        ...     net(torch.zeros(2))
+        tensor([1., 1.])
     """
     there = dict(net.named_modules())
     with ExitStack() as held:
