@@ -21,7 +21,7 @@ RATES = {"student.optimizer.lr.start": (1.25e-3, 2.5e-3, 5e-3, 1e-2)}
 claim = Claim(
     bed="mog8_learnt",
     set={
-        "distill.steps": 200, "distill.batch_size": 128, "distill.critic.times": 2,
+        "distill.steps": 250, "distill.batch_size": 128, "distill.critic.times": 2,
         "distill.critic.batch.times": (1.0,), f"{LOSS}.match.states.times": (1.0,),
         "distill.critic.loss.levels": EVEN, f"{LOSS}.match.loss.levels": EVEN,
         "distill.student.batch.levels": lognormal_levels(mean=0.5, std=1.6), f"{LOSS}.consistency.warm.share": 0.1,
