@@ -1,7 +1,7 @@
-"""Claim: matching keeps samples of a consistency model on the data, and consistency keeps those of matching in place.
+"""Claim: consistency and matching together come nearer to the data in one step than either alone.
 
-Bed: five long modes of unequal weight whose trajectories bend, known exactly; one step. Sampled are few steps of
-training, where a consistency model alone still draws between the modes, and matching alone has lost some of their mass.
+Bed: a field of eight modes that was trained; the student starts as it. The tangent alone still draws between the modes,
+and matching alone, from a start near the centre, is late in leaving it. All arms have the same critic and phases.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from limbeck.parts.optimizer import adamw
 from limbeck.parts.schedule import linear
 from limbeck.parts.states import uniform_levels
 from limbeck.probes.distribution import mode_quality, mode_recall, sliced_w2
-from limbeck.recipe import Arm, Claim, Tune, less, more
+from limbeck.recipe import Arm, Claim, Tune, less
 from limbeck.roles import learning
 
 EVEN, LOSS = uniform_levels(), "distill.student.loss"
@@ -19,9 +19,9 @@ TANGENT, MATCH = f"{LOSS}.consistency.weight", f"{LOSS}.match.weight"
 RATES = {"student.optimizer.lr.start": (1.25e-3, 2.5e-3, 5e-3, 1e-2)}
 
 claim = Claim(
-    bed="mog5",
+    bed="mog8_learnt",
     set={
-        "distill.steps": 300, "distill.batch_size": 128, "distill.critic.times": 2,
+        "distill.steps": 250, "distill.batch_size": 128, "distill.critic.times": 2,
         "distill.critic.batch.times": (1.0,), f"{LOSS}.match.states.times": (1.0,),
         "distill.critic.loss.levels": EVEN, f"{LOSS}.match.loss.levels": EVEN,
         "distill.student.batch.levels": lognormal_levels(mean=0.5, std=1.6), f"{LOSS}.consistency.warm.share": 0.1,
@@ -30,7 +30,7 @@ claim = Claim(
     },
     arms={"rcm": Arm(), "tangent alone": Arm(set={MATCH: 0.0}), "matching alone": Arm(set={TANGENT: 0.0})},
     probes={"sw2": sliced_w2(), "quality": mode_quality(), "recall": mode_recall()},
-    says=(more("quality", "rcm", "tangent alone", by=0.05), less("sw2", "rcm", "matching alone", by=0.05)),
+    says=(less("sw2", "rcm", "tangent alone", by=0.02), less("sw2", "rcm", "matching alone", by=0.02)),
     tune=Tune(
         "sw2",
         {
