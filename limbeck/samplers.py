@@ -24,8 +24,8 @@ FIELDS = ("ode_sample", "path_sample")  # samplers that any other solver may tak
 def sampler_of(recipe: Recipe) -> Expr | None:
     """The sampler of a recipe's product.
 
-    It is that of the claim's probes, at the levels that the recipe's own settings name: those of its states, the
-    borders of its windows, or the steps that are left at the end of its ladder.
+    It is the recipe's own, else that of its claim's probes, at the levels that its settings name: those of its states,
+    the borders of its windows, or the steps that are left at the end of its ladder.
 
     Args:
         recipe: with everything set.
@@ -42,13 +42,11 @@ def sampler_of(recipe: Recipe) -> Expr | None:
     """
     probes = {} if recipe.claim is None else recipe.claim.probes
     draws = [p.children()["draw"] for p in probes.values() if isinstance(p.children().get("draw"), Expr)]
-    if not draws:
-        return None
-    draw, set_ = draws[0], flatten(recipe)
+    draw: Any = recipe.sampler or next(iter(draws), None)
     if not isinstance(draw, Part):
         return draw  # type: ignore[no-any-return]
-    name = draw.spec.name
-    if name == "few_step" and (levels := _last(set_, "batch.times")):
+    name, set_ = draw.spec.name, flatten(recipe)
+    if draw == few_step() and (levels := _last(set_, "batch.times")):
         return few_step(times=levels)
     if name == "ode_sample" and "ladder" in recipe.players:
         rounds = sum(s.times for s in recipe.stages if isinstance(s, Repeat))

@@ -20,18 +20,18 @@ from limbeck.roles import learning
 QUICK = adamw(lr=linear(start=5e-3, end=5e-4), betas=(0.5, 0.95))
 EVEN = uniform_levels()
 RATE = "student.optimizer.lr.start"
-EM = {f"{CHAIN}.latent_rate": (1.6e-5, 1e-2), RATE: (2.5e-3, 5e-3)}
+EM = {f"{CHAIN}.latent_rate": (1.6e-5, 1e-4), RATE: (2.5e-3, 5e-3)}
 
 claim = Claim(
     bed="mog25",
     set={
-        "distill.steps": 250, "distill.batch_size": 128, "distill.critic.loss.levels": EVEN,
+        "distill.steps": 150, "distill.batch_size": 128, "distill.critic.loss.levels": EVEN,
         "distill.critic.loss.sigma_data": 1.4, f"{CHAIN}.levels": EVEN, f"{CHAIN}.steps": 4, "critic": learning(QUICK),
         "student.optimizer": adamw(lr=linear(start=5e-3, end=2.5e-4), betas=(0.5, 0.95)),
     },
     arms={
         "emd": Arm(),
-        "matching": Arm(set={f"{CHAIN}.steps": 1, f"{CHAIN}.latent_rate": 0.0, "distill.steps": 1000}),
+        "matching": Arm(set={f"{CHAIN}.steps": 1, f"{CHAIN}.latent_rate": 0.0, "distill.steps": 600}),
         "noisy": Arm(set={f"{CHAIN}.cancel": False}),
     },
     probes={"sw2": sliced_w2(), "recall": mode_recall(), "quality": mode_quality()},

@@ -5,13 +5,14 @@ Bed: the teacher is a field in closed form and the training pictures are exact, 
 
 from __future__ import annotations
 
+from limbeck.parts.volume_distillation import picture_matching
 from limbeck.probes.scenes import psnr
 from limbeck.recipe import Arm, Claim, Tune, more
-from limbeck.recipes.score.pvd import PICTURES
 
 STEPS = {"features.steps": 30, "points.steps": 60, "rays.steps": 110}
 ONE_STAGE = {"features.steps": 1, "points.steps": 1, "rays.steps": 198}
 ROWS = {"features.batch_size": 128, "points.batch_size": 128, "rays.batch_size": 128}
+PICTURES = {"rays.student.loss": picture_matching(), "rays.student.batch": None}
 GRID = {"student.optimizer.lr": (1e-2, 3e-2, 6e-2)}
 ARMS = {"pvd": Arm(), "rays alone": Arm(set=ONE_STAGE), "pictures": Arm(set=ONE_STAGE | PICTURES)}
 

@@ -26,7 +26,6 @@ from limbeck.roles import frozen
 
 __all__ = [
     "OwnPath",
-    "data_side_weight",
     "diffusion_path",
     "flow_matching",
     "huber_matching",
@@ -244,28 +243,6 @@ def huber_matching(players: Players, batch: Batch, *, c: float = 0.00054) -> Ten
     r = _residual(players, batch)
     d = r.shape[1]
     return ((r.square().sum(1) + (c * d) ** 2).sqrt() - c * d) / d
-
-
-@part
-def data_side_weight(players: Players, batch: Batch) -> Tensor:
-    """Weigh states by what they hold of the datum.
-
-    w = 1 - t
-
-    Args:
-        players: not asked.
-        batch: states with their level in t.
-
-    Returns:
-        (B,).
-
-    Example:
-        >>> data_side_weight()(None, Batch({"t": torch.tensor([0.25])}))
-        tensor([0.7500])
-
-    Source: Lee et al., arXiv:2405.20320, section 4.2.
-    """
-    return 1 - batch.t  # type: ignore[no-any-return]
 
 
 # -- sampling ---------------------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ class Refiner(nn.Module):
         >>> bool((Refiner(4, 16, 2)({"x": x}, frozenset({"x0"}))["x0"] == x).all())
         True
 
-    Source: Park et al., arXiv:2310.02712, section 3.1.
+    Source: Park et al., arXiv:2310.02712, the refinement layer.
     """
 
     def __init__(self, channels: int, width: int, blocks: int) -> None:
@@ -82,7 +82,7 @@ def refinement(players: Players, batch: Batch, *, width: int = 64, blocks: int =
     Returns:
         The net.
 
-    Source: Park et al., arXiv:2310.02712, section 3.1.
+    Source: Park et al., arXiv:2310.02712, the refinement layer.
     """
     return Refiner(batch.x.shape[1], width, blocks).to(batch.x)
 
@@ -109,7 +109,7 @@ def refined(players: Players, batch: Batch, *, loss: Expr = delta_denoising()) -
     Raises:
         UnknownName: there is no player `refiner`.
 
-    Source: Park et al., arXiv:2310.02712, equation 8.
+    Source: Park et al., arXiv:2310.02712, the editing of refined latents.
     """
     view = Player("refined scene", frozen(), answer=lambda rows, want: {w: refined_view(players, rows) for w in want})
     return loss(Players({**players, "scene": view}), batch)  # type: ignore[operator,no-any-return]
@@ -131,7 +131,7 @@ def latent_fitting(players: Players, batch: Batch) -> Tensor:
     Raises:
         UnknownName: there is no player `refiner`.
 
-    Source: Park et al., arXiv:2310.02712, equations 5 and 6.
+    Source: Park et al., arXiv:2310.02712, the reconstruction of latents.
     """
     bare, seen = players.scene(batch, "x0"), refined_view(players, batch)
     return ((seen - batch.x).square() + (bare - batch.x).square()).flatten(1).mean(1)
@@ -153,7 +153,7 @@ def outside_matching(players: Players, batch: Batch) -> Tensor:
     Raises:
         UnknownName: the rows have no region.
 
-    Source: Park et al., arXiv:2310.02712, equation 11.
+    Source: Park et al., arXiv:2310.02712, the regulariser outside the mask.
     """
     return ((1 - batch.region) * (players.scene(batch, "x0") - batch.x)).square().flatten(1).sum(1)
 

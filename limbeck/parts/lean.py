@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from limbeck.batch import Batch
 from limbeck.errors import BadValue
 from limbeck.part import Expr, part
-from limbeck.parts.plan import planned_start, refined
+from limbeck.parts.plan import Planned, planned_start, refined
 from limbeck.parts.solver import dpm_multistep, even
 from limbeck.parts.states import like
 from limbeck.players import Player, Players
@@ -32,7 +32,7 @@ __all__ = ["Lean", "fit_lean", "lean", "leaning"]
 DDIM, TEN = dpm_multistep(order=1), even(10)
 
 
-class Lean(nn.Module):
+class Lean(Planned):
     """The times of a solver and how far each of its steps leans; not at all at first.
 
     Args:
@@ -52,33 +52,10 @@ class Lean(nn.Module):
         self.lean = nn.Parameter(torch.zeros(len(times) - 1))
 
     def forward(self, batch: Mapping[str, Any], want: frozenset[str]) -> dict[str, Any]:
-        """Answer "grid" (B, n + 1) and "lean" (B, n) on a column x (B, ...)."""
+        """Answer "grid" (B, n + 1), "lean" (B, n) on a column x (B, ...); "x0" of pure noise, also on t (B,)."""
         rows = len(batch["x"])
-        return {"grid": self.times.expand(rows, -1), "lean": self.lean.expand(rows, -1)}
-
-
-@part
-def lean(players: Players, batch: Batch, *, times: tuple[float, ...] = TEN) -> Lean:
-    """Build the solver whose steps will lean.
-
-    d^_i = d_i + l_i (d_i - d_{i-1}), l = 0
-
-    Args:
-        players: not asked.
-        batch: some rows of data, for the device.
-        times: falling times, from 1 or just below.
-
-    Returns:
-        The module.
-
-    Raises:
-        BadValue: fewer than two times.
-
-    Source: Kim et al., arXiv:2309.16421.
-    """
-    if len(times) < 2:
-        raise BadValue(f"a solver goes from one time to another, got times = {times}")
-    return Lean(times).to(batch.device)
+        out = {"grid": self.times.expand(rows, -1), "lean": self.lean.expand(rows, -1)}
+        return out | ({"x0": self.end(batch)} if "x0" in want else {})
 
 
 @part
@@ -115,6 +92,36 @@ def leaning(players: Players, batch: Batch, *, base: Expr = DDIM) -> list[Tensor
 
     leant = Player("leaning", frozen(), answer=answer)
     return base(Players({"student": leant}), batch)  # type: ignore[no-any-return, operator]
+
+
+LEANING = leaning()
+
+
+@part
+def lean(
+    players: Players, batch: Batch, *, times: tuple[float, ...] = TEN, solver: Expr = LEANING
+) -> Lean:
+    """Build the solver whose steps will lean.
+
+    d^_i = d_i + l_i (d_i - d_{i-1}), l = 0
+
+    Args:
+        players: the teacher, whose field it solves; not asked.
+        batch: some rows of data, for the device.
+        times: falling times, from 1 or just below.
+        solver: the solver part with which it is run.
+
+    Returns:
+        The module.
+
+    Raises:
+        BadValue: fewer than two times.
+
+    Source: Kim et al., arXiv:2309.16421.
+    """
+    if len(times) < 2:
+        raise BadValue(f"a solver goes from one time to another, got times = {times}")
+    return Lean(times).to(batch.device).of(players, solver)
 
 
 @part

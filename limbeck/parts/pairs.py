@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from limbeck.batch import Batch
-from limbeck.errors import BadData
+from limbeck.errors import BadValue
 from limbeck.part import Expr, part
 from limbeck.parts.solver import EULER, even, solve
 from limbeck.parts.states import like, uniform_levels
@@ -77,12 +77,12 @@ def sampled_pairs(
         B x copies rows, the noise in `e` and the teacher's datum in x; the row they come from in `index` stays.
 
     Raises:
-        BadData: fewer than one copy.
+        BadValue: fewer than one copy.
 
     Source: Liu et al., arXiv:2209.03003, algorithm 1.
     """
     if copies < 1:
-        raise BadData(f"a row gives one pair or more, got copies = {copies}")
+        raise BadValue(f"a row gives one pair or more, got copies = {copies}")
     made: list[Batch] = []
     for k in range(copies):
         e = batch.rng.fold("pair", k).normal("e", *batch.x.shape[1:]).to(batch.x.dtype)
@@ -116,12 +116,12 @@ def inverted_pairs(players: Players, batch: Batch, *, solver: Expr = EULER, time
         The rows with that noise in `e`; x stays.
 
     Raises:
-        BadData: times that do not rise.
+        BadValue: times that do not rise.
 
     Source: Lee et al., arXiv:2405.20320, section 4.4.
     """
     if times[0] >= times[-1]:
-        raise BadData(f"inversion goes from the datum up to the noise, got times from {times[0]} to {times[-1]}")
+        raise BadValue(f"inversion goes from the datum up to the noise, got times from {times[0]} to {times[-1]}")
     end = solve(players.teacher, batch, solver, (1 - times[0]) * batch.x, times)[-1]
     return batch.with_(e=end / times[-1])
 

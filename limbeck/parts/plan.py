@@ -2,28 +2,56 @@
 
 The player answers "grid", its times (B, n + 1), and whatever coefficients its solver part reads; that part asks the
 student for the field, as all solvers do, and `.on(student="teacher")` sends it to a teacher. So what is learned is a few
-numbers, and the product of such a recipe is the player `solver`, with which the teacher is sampled.
+numbers, and the product of such a recipe is the player `solver`, with which the teacher is sampled. Asked for "x0" of
+pure noise it makes the whole run, so that it may sit wherever a generator of one step does.
 
 Shapes: B rows, n + 1 times; a datum has any shape.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
+from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from limbeck.batch import Batch
 from limbeck.errors import BadValue
 from limbeck.part import Expr, part
 from limbeck.parts.solver import euler, third
 from limbeck.parts.states import like
-from limbeck.players import Players
+from limbeck.players import Player, Players
+from limbeck.roles import frozen
 
-__all__ = ["planned_sample", "planned_start", "refined", "solved_ends"]
+__all__ = ["Planned", "planned_sample", "planned_start", "refined", "solved_ends"]
 
 EULER, THIRD = euler(), third()
+
+
+class Planned(nn.Module):
+    """The numbers of a solver, which knows whose field it solves; the field is none of its weights."""
+
+    def of(self, players: Players | None, solver: Expr) -> Self:
+        """Take the field of the player `teacher`, where there is one, and the solver part that reads the numbers."""
+        there = players is not None and "teacher" in players
+        self.run = [(players.teacher.module, solver)] if there else []  # type: ignore[union-attr]
+        return self
+
+    def end(self, batch: Mapping[str, Any]) -> Tensor:
+        """Where noise in x ends, (B, ...).
+
+        Raises:
+            BadValue: a state below t = 1, or a solver that knows of no teacher.
+        """
+        if not self.run or bool((batch["t"] < 1).any()):
+            raise BadValue('a learned solver answers "x0" for pure noise, t = 1, along the field of its teacher')
+        rows = batch if isinstance(batch, Batch) else Batch(batch)
+        net, solver = self.run[0]
+        players = Players({"student": Player("field", frozen(), net), "solver": Player("solver", frozen(), self)})
+        end: Tensor = solver(players, planned_start(players, rows, rows.x))[-1]
+        return end
 
 
 def refined(grid: Tensor, merge: int) -> Tensor:
@@ -50,7 +78,7 @@ def refined(grid: Tensor, merge: int) -> Tensor:
     return torch.cat(((start + (end - start) * inside).flatten(1), grid[:, -1:]), 1)
 
 
-def planned_start(players: Players, batch: Batch) -> Batch:
+def planned_start(players: Players, batch: Batch, z: Tensor | None = None) -> Batch:
     """Noise at the first time of the player `solver`, and its times.
 
     x = t_0 z, z ~ N(0, I): just below 1 what is left of the datum is neglected
@@ -58,6 +86,7 @@ def planned_start(players: Players, batch: Batch) -> Batch:
     Args:
         players: `solver` answers "grid".
         batch: rows whose column x has the shape of a datum.
+        z: (B, ...) the noise, if it is given; drawn otherwise.
 
     Returns:
         The batch with the start in x and the times (B, n + 1) in `grid`.
@@ -65,7 +94,7 @@ def planned_start(players: Players, batch: Batch) -> Batch:
     Raises:
         UnknownName: there is no player `solver`.
     """
-    z = batch.rng.normal("z", *batch.x.shape[1:]).to(batch.x.dtype)
+    z = batch.rng.normal("z", *batch.x.shape[1:]).to(batch.x.dtype) if z is None else z
     grid = players.solver(batch.with_(x=z), "grid")
     return batch.with_(x=like(grid[:, 0], z) * z, grid=grid)
 

@@ -250,7 +250,7 @@ def noise_free(
     Raises:
         BadValue: a teacher without classes.
 
-    Source: Katzir et al., arXiv:2310.17590, equations 8 and 9.
+    Source: Katzir et al., arXiv:2310.17590, section 4.
     """
     x = players.scene(batch, "x0")
     seen = _at(batch, x, *_noise(players, batch, levels))
@@ -279,7 +279,7 @@ def delta_denoising(players: Players, batch: Batch, *, levels: Expr = ALL, scale
         UnknownName: the rows have no target.
         BadValue: guidance from a teacher without classes.
 
-    Source: Hertz et al., arXiv:2304.07090, equation 3; with a mask: Park et al., arXiv:2310.02712, equation 10.
+    Source: Hertz et al., arXiv:2304.07090, equation 3; with a mask: Park et al., arXiv:2310.02712.
     """
     x = players.scene(batch, "x0")
     t, e = _noise(players, batch, levels)

@@ -32,7 +32,7 @@ def random_rays(players: Players, batch: Batch) -> Batch:
     Returns:
         The batch with the column `ray` (B, 6): a point and a direction of length one.
 
-    Source: Fang et al., arXiv:2211.15977, section 3.2.
+    Source: Fang et al., arXiv:2211.15977, section 3.
     """
     ahead = normalize(batch.rng.normal("direction", 3), dim=1)
     right = normalize(torch.linalg.cross(ahead, batch.rng.normal("roll", 3)), dim=1)
@@ -70,7 +70,7 @@ def volume_matching(players: Players, batch: Batch, *, of: str = "features") -> 
     Raises:
         Mismatch: features of different sizes.
 
-    Source: Fang et al., arXiv:2211.15977, equations 4 and 6.
+    Source: Fang et al., arXiv:2211.15977, the losses of features and colour.
     """
     student, teacher = _both(players, batch, of)
     return (student - teacher).square().flatten(1).mean(1)
@@ -94,7 +94,7 @@ def density_matching(players: Players, batch: Batch, *, low: float = -2.0, high:
     Raises:
         Mismatch: different numbers of samples.
 
-    Source: Fang et al., arXiv:2211.15977, equation 5 and section 3.3.
+    Source: Fang et al., arXiv:2211.15977, the loss of density; bounds from its public code.
     """
     student, teacher = (raw.clamp(low, high) for raw in _both(players, batch, "density"))
     return (student - teacher).square().flatten(1).mean(1)
@@ -113,7 +113,7 @@ def ray_matching(players: Players, batch: Batch) -> Tensor:
     Returns:
         (B,).
 
-    Source: Fang et al., arXiv:2211.15977, equation 7.
+    Source: Fang et al., arXiv:2211.15977, the loss of rendered rays.
     """
     return (players.student(batch, "x0") - players.teacher(batch, "x0")).square().flatten(1).mean(1)
 

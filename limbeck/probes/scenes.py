@@ -18,7 +18,16 @@ from limbeck.parts.scene import rendered
 from limbeck.players import Players
 from limbeck.probes.distribution import sampled
 
-__all__ = ["drawn_accuracy", "edit_error", "oversaturation", "psnr", "sharpness_error", "spread_error"]
+__all__ = [
+    "drawn_accuracy",
+    "edit_error",
+    "oversaturation",
+    "psnr",
+    "reference_gap",
+    "references_reached",
+    "sharpness_error",
+    "spread_error",
+]
 
 SEEN = rendered()
 
@@ -180,3 +189,53 @@ def edit_error(players: Players, data: Mapping[str, Source], *, inside: bool = T
         seen = refined_view(players, truth) if "refiner" in players else players.scene(truth, "x0")
         counts = inside * truth.region + outside * (1 - truth.region)
         return float(((seen - truth.edited).square() * counts).sum().div(counts.sum()).sqrt())
+
+
+def _distances(players: Players, data: Mapping[str, Source]) -> Tensor:
+    """How far each particle is from each object over all cameras, root mean square, (P, K)."""
+    truth = Batch(data["test"].take(torch.arange(len(data["test"]))))
+    n, objects = players.scene.particles, torch.nn.functional.one_hot(truth.mode).double()
+    rows = []
+    with torch.no_grad():
+        for i in range(n):
+            seen = players.scene(truth.with_(particle=torch.full_like(truth.mode, i)), "x0")
+            rows.append((seen - truth.x).double().square().flatten(1).mean(1) @ objects / objects.sum(0))
+    return torch.stack(rows).sqrt()
+
+
+@part
+def reference_gap(players: Players, data: Mapping[str, Source]) -> float:
+    """How far particles are from looking like one and the same object from everywhere.
+
+    mean_i min_k sqrt(mean_camera |g(theta_i, camera) - x_k,camera|^2)
+
+    Args:
+        players: the scene answers "x0" and has `particles`.
+        data: the test split has every object from every camera: x, its number in `mode`, and what the scene reads.
+
+    Returns:
+        At least 0, in units of a pixel.
+
+    Raises:
+        UnknownName: the test split has no column x, or none `mode`.
+    """
+    return float(_distances(players, data).amin(1).mean())
+
+
+@part(higher=True)
+def references_reached(players: Players, data: Mapping[str, Source]) -> float:
+    """How many different objects are nearest to some particle.
+
+    |{argmin_k sqrt(mean_camera |g(theta_i, camera) - x_k,camera|^2)}|
+
+    Args:
+        players: the scene answers "x0" and has `particles`.
+        data: as for `reference_gap`.
+
+    Returns:
+        From 1 to the number of objects, or of particles if there are fewer.
+
+    Raises:
+        UnknownName: the test split has no column x, or none `mode`.
+    """
+    return float(len(_distances(players, data).argmin(1).unique()))

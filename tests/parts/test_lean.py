@@ -12,6 +12,7 @@ from limbeck.errors import BadValue
 from limbeck.parts.lean import fit_lean, lean, leaning
 from limbeck.parts.plan import planned_sample, planned_start, refined, solved_ends
 from limbeck.parts.solver import dpm_multistep, euler, even, heun
+from limbeck.parts.states import few_step
 from limbeck.players import Players, build
 from limbeck.probes.endpoint import endpoint_error
 from limbeck.roles import built, frozen
@@ -70,6 +71,21 @@ def test_a_solver_that_does_not_lean_is_its_base() -> None:
     start = planned_start(players, batch)
     leant, plain = leaning(base=base)(players, start.with_()), base(players, start.with_())
     assert all(torch.equal(a, b) for a, b in zip(leant, plain, strict=True))
+
+
+def test_the_solver_answers_as_a_generator_of_one_step() -> None:
+    world = load_bed("mog5")
+    batch = Batch({"x": torch.zeros(8, 2)})
+    roles = {"teacher": frozen(), "student": built(lean(times=even(5)))}
+    players = build(roles, {"teacher": world.players["oracle"](0)}, batch)
+    with torch.no_grad():
+        players.student.lean.fill_(0.3)
+    drawn = few_step()(players, batch)
+    named = players.renamed({"student": "teacher", "solver": "student"})
+    assert torch.equal(drawn, planned_sample(solver=leaning())(named, batch))
+    assert players.student.module.state_dict().keys() == {"times", "lean"}  # the field is none of its weights
+    with pytest.raises(BadValue, match="pure noise"):
+        players.student(batch.with_(t=torch.full((8,), 0.5)), "x0")
 
 
 def test_a_base_that_asks_twice_a_step_is_refused() -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from limbeck.batch import Batch
 from limbeck.beds._mixture import ExactField, Mixture
-from limbeck.errors import BadData
+from limbeck.errors import BadValue
 from limbeck.parts.pairs import (
     end_matching,
     independent_pairs,
@@ -44,7 +44,7 @@ def test_copies_are_different_pairs_of_the_same_rows() -> None:
     made = sampled_pairs(times=even(4), copies=3)(TEACHER, rows(8))
     assert made.size == 24 and torch.equal(made.y, torch.arange(8).repeat(3))
     assert len(made.e[:, 0].unique()) == 24
-    with pytest.raises(BadData, match="copies = 0"):
+    with pytest.raises(BadValue, match="copies = 0"):
         sampled_pairs(copies=0)(TEACHER, rows(8))
 
 
@@ -53,7 +53,7 @@ def test_inversion_is_the_way_back() -> None:
     made = inverted_pairs(solver=heun(), times=even(200, 1e-4, 1.0))(TEACHER, given)
     assert torch.equal(made.x, given.x)
     torch.testing.assert_close(made.e, (given.x - MEAN) / STD, atol=2e-3, rtol=0)
-    with pytest.raises(BadData, match="up to the noise"):
+    with pytest.raises(BadValue, match="up to the noise"):
         inverted_pairs(times=even(4))(TEACHER, given)
 
 

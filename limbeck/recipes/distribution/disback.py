@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from limbeck.parts.distribution import distribution_matching, fake_denoising
 from limbeck.parts.optimizer import adamw
-from limbeck.parts.states import noise_states
+from limbeck.parts.states import few_step, noise_states
 from limbeck.recipe import Learn, Phase, Recipe, Repeat
 from limbeck.roles import copy_of, frozen, learning
 
@@ -39,6 +39,7 @@ recipe = Recipe(
         Repeat("back", (Learn("approach", (TOWARDS, FOLLOW), steps=20_000, batch_size=256),), times=3, carry=POP),
         Learn("distill", (MATCH, FOLLOW), steps=140_000, batch_size=256),
     ),
+    sampler=few_step(),
     variants={"base": BASE},
     deviates=(
         "three marks before the critic's last state, at equal distances: the code writes one every few hundred steps",

@@ -12,7 +12,7 @@ from limbeck.parts.distribution import distribution_matching, fake_denoising
 from limbeck.parts.optimizer import adamw
 from limbeck.parts.pairs import sampled_pairs
 from limbeck.parts.solver import heun, karras
-from limbeck.parts.states import noise_states
+from limbeck.parts.states import few_step, noise_states
 from limbeck.parts.thinning import thinned
 from limbeck.recipe import Learn, Make, Phase, Recipe
 from limbeck.roles import copy_of, frozen, learning
@@ -42,6 +42,7 @@ recipe = Recipe(
             steps=350_000, batch_size=336, data="pairs", clip=10.0,
         ),
     ),
+    sampler=few_step(),
     deviates=(
         "pairs are held by the square in place of LPIPS: data need not be pictures",
         "levels are those of DMD2's public code, for DMD's was not published",

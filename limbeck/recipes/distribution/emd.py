@@ -9,7 +9,7 @@ from __future__ import annotations
 from limbeck.parts.distribution import fake_denoising
 from limbeck.parts.langevin import displacement_matching, langevin_states
 from limbeck.parts.optimizer import adam
-from limbeck.parts.states import noise_states
+from limbeck.parts.states import few_step, noise_states
 from limbeck.recipe import Learn, Phase, Recipe
 from limbeck.roles import copy_of, frozen, learning
 
@@ -36,6 +36,7 @@ recipe = Recipe(
             batch_size=128,
         ),
     ),
+    sampler=few_step(),
     variants={
         "four": {f"{CHAIN}.steps": 4},
         "matching": {f"{CHAIN}.steps": 1, f"{CHAIN}.latent_rate": 0.0},

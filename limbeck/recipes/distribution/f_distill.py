@@ -12,7 +12,7 @@ from limbeck.parts.distribution import fake_denoising
 from limbeck.parts.gan import discriminator_head, gan_discriminator, gan_generator
 from limbeck.parts.optimizer import adamw, sgd
 from limbeck.parts.ratio import f_matching, mean_ratio, ratio_drift
-from limbeck.parts.states import noise_states
+from limbeck.parts.states import few_step, noise_states
 from limbeck.recipe import Learn, Phase, Recipe
 from limbeck.roles import built, copy_of, frozen, learning
 
@@ -43,6 +43,7 @@ recipe = Recipe(
             steps=200_000, batch_size=512, clip=10.0,
         ),
     ),
+    sampler=few_step(),
     variants={
         "rkl": {H: reverse_kl()}, "kl": {H: forward_kl()}, "jeffreys": {H: jeffreys()},
         "hellinger": {H: squared_hellinger()}, "softened": {H: softened_reverse_kl()}, "neyman": {H: neyman()},

@@ -11,7 +11,7 @@ from limbeck.parts.distribution import fake_denoising
 from limbeck.parts.fisher import score_identity
 from limbeck.parts.forgetting import asked_classes, class_weight, overridden
 from limbeck.parts.optimizer import adam
-from limbeck.parts.states import noise_states
+from limbeck.parts.states import few_step, noise_states
 from limbeck.recipe import Learn, Phase, Recipe
 from limbeck.roles import built, copy_of, frozen, learning
 
@@ -39,6 +39,7 @@ recipe = Recipe(
             steps=50_000, batch_size=256, clip=1.0,
         ),
     ),
+    sampler=few_step(),
     deviates=(
         "half of a batch of 256 asks for what is forgotten, where the code takes two batches of 128",
         "the generator starts at pure noise, t = 1, where the code gives it noise at step 440 of 1000 and that level",

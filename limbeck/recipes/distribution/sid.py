@@ -10,7 +10,7 @@ from limbeck.parts.distribution import fake_denoising
 from limbeck.parts.fisher import score_identity
 from limbeck.parts.levels import lognormal_levels
 from limbeck.parts.optimizer import adam
-from limbeck.parts.states import noise_states
+from limbeck.parts.states import few_step, noise_states
 from limbeck.recipe import Learn, Phase, Recipe
 from limbeck.roles import copy_of, frozen, learning
 
@@ -37,6 +37,7 @@ recipe = Recipe(
             batch_size=256,
         ),
     ),
+    sampler=few_step(),
     variants={"plain": {"distill.student.loss.alpha": 0.5}, "one": {"distill.student.loss.alpha": 1.0}},
     deviates=(
         "the generator starts at pure noise, t = 1, where the code gives it noise of deviation 2.5 and that level",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from limbeck.parts.low_rank import low_rank_copy
 from limbeck.parts.optimizer import adamw
 from limbeck.parts.score_direction import critic_denoising, variational_score
-from limbeck.parts.states import noise_states
+from limbeck.parts.states import few_step, noise_states
 from limbeck.recipe import Learn, Phase, Recipe
 from limbeck.roles import built, frozen, learning
 
@@ -39,6 +39,7 @@ recipe = Recipe(
             batch_size=64,
         ),
     ),
+    sampler=few_step(),
     deviates=(
         "the critic's loss is on the noise; for a teacher that predicts v the paper weighs that of the datum instead",
         "rows of data give prompts and shapes alone; of pictures nothing is read",

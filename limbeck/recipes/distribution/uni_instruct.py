@@ -14,7 +14,7 @@ from limbeck.parts.gan import discriminator_head, gan_discriminator
 from limbeck.parts.levels import lognormal_levels
 from limbeck.parts.optimizer import adam, sgd
 from limbeck.parts.ratio import mean_ratio, ratio_drift
-from limbeck.parts.states import noise_states
+from limbeck.parts.states import few_step, noise_states
 from limbeck.recipe import Learn, Phase, Recipe
 from limbeck.roles import built, copy_of, frozen, learning
 
@@ -44,6 +44,7 @@ recipe = Recipe(
             steps=400_000, batch_size=256,
         ),
     ),
+    sampler=few_step(),
     variants={
         "rkl": {C: reverse_kl()}, "jeffreys": {C: jeffreys()}, "js": {C: jensen_shannon()}, "chi2": {C: pearson()},
     },

@@ -15,6 +15,8 @@ from limbeck.recipe import Learn, Phase, Recipe
 from limbeck.roles import copy_of, frozen, learning
 
 LEVELS = latent_levels(high=piecewise(values=(0.98, 0.5), until=(0.2,)))
+SCENE = Phase("scene", ("scene",), variational_score(levels=LEVELS), particle_views())
+CRITIC = Phase("critic", ("critic",), critic_denoising(), particle_views())
 SDS = {"distill.scene.loss": score_distillation(levels=LEVELS), "distill.critic.times": 0}
 
 recipe = Recipe(
@@ -30,17 +32,7 @@ recipe = Recipe(
         "teacher": frozen(),
         "critic": copy_of("teacher", adamw(lr=1e-4)),
     },
-    stages=(
-        Learn(
-            "distill",
-            phases=(
-                Phase("scene", ("scene",), variational_score(levels=LEVELS), particle_views()),
-                Phase("critic", ("critic",), critic_denoising(), particle_views()),
-            ),
-            steps=25_000,
-            batch_size=1,
-        ),
-    ),
+    stages=(Learn("distill", (SCENE, CRITIC), steps=25_000, batch_size=1),),
     product="scene",
     variants={"sds": SDS},
     deviates=(

@@ -8,20 +8,13 @@ from __future__ import annotations
 
 from limbeck.part import terms
 from limbeck.parts.optimizer import adam
-from limbeck.parts.volume_distillation import (
-    density_matching,
-    picture_matching,
-    random_rays,
-    ray_matching,
-    volume_matching,
-)
+from limbeck.parts.volume_distillation import density_matching, random_rays, ray_matching, volume_matching
 from limbeck.recipe import Learn, Phase, Recipe
 from limbeck.roles import frozen, learning
 
 FEATURES, DENSITY, COLOUR = volume_matching(), density_matching(), volume_matching(of="colour")
 POINTS = terms(features=2e-3 * FEATURES, density=2e-3 * DENSITY, colour=2e-3 * COLOUR)
 RAYS = terms(density=2e-3 * DENSITY, colour=2e-3 * COLOUR, ray=1.0 * ray_matching())
-PICTURES = {"rays.student.loss": picture_matching(), "rays.student.batch": None}
 
 
 def _phase(loss: object) -> tuple[Phase, ...]:
@@ -43,10 +36,9 @@ recipe = Recipe(
         Learn("points", _phase(POINTS), steps=3_000, batch_size=4096),
         Learn("rays", _phase(RAYS), steps=25_000, batch_size=4096),
     ),
-    variants={"pictures": PICTURES},
     deviates=(
-        "the weight of the features is kept over the second stage and is gone in the third; in the code it falls by "
-        "half a per cent a step from the first",
+        "the weight of the features stands for two stages and is then gone; in the code it falls by 0.5% a step",
+        "density is clamped where it is compared; the code clamps it inside both fields, so that none is ever emptier",
         "first blocks give features of one size, so that no projection stands between them",
         "no penalty on the density of grids, which the code offers for students of that kind",
     ),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from limbeck.part import terms
 from limbeck.parts.flow_matching import diffusion_path, flow_matching, path_states, path_weight, straight_path
 from limbeck.parts.optimizer import adam
+from limbeck.parts.solver import ode_sample
 from limbeck.parts.triangle import triangle
 from limbeck.recipe import Learn, Phase, Recipe
 from limbeck.roles import built, learning
@@ -24,6 +25,7 @@ recipe = Recipe(
     teacher="none",
     players={"student": learning(adam(lr=triangle(peak=5e-4))), "path": built(straight_path())},
     stages=(Learn("fit", (PHASE,), steps=400_000, batch_size=256),),
+    sampler=ode_sample(),
     variants={"diffusion": {"path.builder": diffusion_path()}},
     deviates=(
         "the straight path leaves sigma_min = 1e-5 of noise at the datum; the paper says that it is small",

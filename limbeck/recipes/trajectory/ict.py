@@ -11,6 +11,7 @@ from limbeck.parts.consistency import consistency, gap_weight, pseudo_huber
 from limbeck.parts.doubling import doubling
 from limbeck.parts.neighbours import ladder_step, line_states
 from limbeck.parts.optimizer import adam
+from limbeck.parts.states import few_step
 from limbeck.recipe import Learn, Phase, Recipe
 from limbeck.roles import ema_of, learning
 
@@ -27,6 +28,7 @@ recipe = Recipe(
     teacher="none",
     players={"student": learning(adam(lr=1e-4)), "target": ema_of("student", decay=0.0)},
     stages=(Learn("distill", (Phase("student", ("student",), LOSS, STATES),), steps=400_000, batch_size=1024),),
+    sampler=few_step(),
     deviates=(
         "levels are those of the paper on the rectified-flow path, t = sigma / (1 + sigma)",
         "f(x, 0) = x holds at the datum instead of at sigma = 0.002, so the ladder has one more step, down to 0",

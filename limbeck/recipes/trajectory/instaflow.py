@@ -14,6 +14,7 @@ from limbeck.parts.guided import guided_student, guided_teacher
 from limbeck.parts.optimizer import adamw
 from limbeck.parts.pairs import end_matching, independent_pairs, pair_ends, sampled_pairs, straight_states
 from limbeck.parts.solver import dpm_multistep, euler, even
+from limbeck.parts.states import few_step
 from limbeck.recipe import Learn, Make, Phase, Recipe, Repeat
 from limbeck.roles import built, frozen, learning
 
@@ -40,6 +41,7 @@ recipe = Recipe(
         )),
         Learn("distill", (end,), steps=50_000, batch_size=1_024, data="straight"),
     ),
+    sampler=few_step(),
     variants={
         "direct": {"straighten.times": 0, "distill.data": "pairs"},
         "unconditional": {"guided.builder.scale": 1.0, "flow.builder.scale": 1.0},

@@ -10,7 +10,7 @@ from limbeck.part import terms
 from limbeck.parts.flow_matching import flow_matching
 from limbeck.parts.guided import guided_teacher
 from limbeck.parts.optimizer import adamw
-from limbeck.parts.solver import euler, even
+from limbeck.parts.solver import euler, even, ode_sample
 from limbeck.parts.windows import window_states
 from limbeck.recipe import Learn, Phase, Recipe
 from limbeck.roles import built, frozen, learning
@@ -30,6 +30,7 @@ recipe = Recipe(
         "student": learning(adamw(lr=5e-5)), "teacher": frozen(), "guided": built(guided_teacher(scale=7.5)),
     },
     stages=(Learn("distill", (PHASE,), steps=30_000, batch_size=1_024),),
+    sampler=ode_sample(times=even(4)),
     variants={"unguided": {"guided.builder.scale": 1.0}},
     deviates=(
         "windows are even on the rectified-flow path and lines straight there, not on the path of the teacher",

@@ -7,9 +7,10 @@ rounds, each as long as the others. The student keeps its weights from round to 
 from __future__ import annotations
 
 from limbeck.part import Expr, terms
-from limbeck.parts.halving import halve, ladder, landing, landing_states, truncated_weight
+from limbeck.parts.halving import cosine_times, halve, ladder, landing, landing_states, truncated_weight
 from limbeck.parts.optimizer import adam
 from limbeck.parts.schedule import linear
+from limbeck.parts.solver import ode_sample
 from limbeck.recipe import Learn, Phase, Recipe, Repeat, Solve, Stage
 from limbeck.roles import built, copy_of, frozen, learning
 
@@ -33,6 +34,7 @@ recipe = Recipe(
         Repeat("first", rounds(landing_states()), carry={"past": "student"}),
         Repeat("later", rounds(landing_states().on(teacher="past")), times=10, carry={"past": "student"}),
     ),
+    sampler=ode_sample(times=cosine_times(4)),
     variants={"one-step": {"later.times": 12}, "large-pictures": {"ladder.builder.start": 1024, "later.times": 7}},
     deviates=(
         "the student is given, as a copy of the teacher where there are weights to copy; the paper always copies",
