@@ -44,7 +44,8 @@ def sampler_of(recipe: Recipe) -> Expr | None:
     draws = [p.children()["draw"] for p in probes.values() if isinstance(p.children().get("draw"), Expr)]
     draw: Any = recipe.sampler or next(iter(draws), None)
     if not isinstance(draw, Part):
-        return draw  # type: ignore[no-any-return]
+        # the sampler of a learned solver asks its teacher; a student that is drawn through another player is a field
+        return None if recipe.product == "student" else draw
     name, set_ = draw.spec.name, flatten(recipe)
     if draw == few_step() and (levels := _last(set_, "batch.times")):
         return few_step(times=levels)
