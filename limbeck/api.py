@@ -404,8 +404,8 @@ def _examined(job: Job, players: Players, path: Path, seed: int) -> Examination 
     if job.bed is not None:
         return examine_on_bed(nets, job.bed, job.data)  # type: ignore[arg-type]
     if isinstance(product, Denoiser):
-        others = _modules(players, job.recipe.product)
-        return examine_pictures(nets, job.data["test"], sampler_of(job.recipe), disk, path, others)
+        others, draw = _modules(players, job.recipe.product), sampler_of(job.recipe) or job.recipe.sampler
+        return examine_pictures(nets, job.data["test"], draw, disk, path, others)
     if isinstance(job.nets.get("teacher"), Denoiser | Guided):
         return None  # a learned solver: what it draws is not examined yet
     if job.pairs is not None:

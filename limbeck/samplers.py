@@ -24,7 +24,7 @@ FIELDS = ("ode_sample", "path_sample")  # samplers that any other solver may tak
 def sampler_of(recipe: Recipe) -> Expr | None:
     """The sampler of a recipe's product.
 
-    It is the recipe's own, or that of its claim's probes, at the levels that the settings name: those of its states,
+    It is the recipe's own, else that of its claim's probes, at the levels that its settings name: those of its states,
     the borders of its windows, or the steps that are left at the end of its ladder.
 
     Args:
@@ -41,15 +41,13 @@ def sampler_of(recipe: Recipe) -> Expr | None:
         5
     """
     probes = {} if recipe.claim is None else recipe.claim.probes
-    draws = [recipe.sampler, *(p.children().get("draw") for p in probes.values())]
-    draw = next((d for d in draws if isinstance(d, Expr)), None)
-    if draw is None:
-        return None
-    set_ = flatten(recipe)
+    draws = [p.children()["draw"] for p in probes.values() if isinstance(p.children().get("draw"), Expr)]
+    draw: Any = recipe.sampler or next(iter(draws), None)
     if not isinstance(draw, Part):
-        return draw
-    name = draw.spec.name
-    if name == "few_step" and (levels := _last(set_, "batch.times")):
+        # the sampler of a learned solver asks its teacher; a student that is drawn through another player is a field
+        return None if recipe.product == "student" else draw
+    name, set_ = draw.spec.name, flatten(recipe)
+    if draw == few_step() and (levels := _last(set_, "batch.times")):
         return few_step(times=levels)
     if name == "ode_sample" and "ladder" in recipe.players:
         rounds = sum(s.times for s in recipe.stages if isinstance(s, Repeat))
