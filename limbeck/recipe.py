@@ -97,7 +97,7 @@ class Solve:
     """
 
     name: str
-    step: Part
+    step: Expr
     learns: tuple[str, ...] = ()
     steps: int = 1
     batch_size: int = 0

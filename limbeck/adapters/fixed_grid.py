@@ -80,7 +80,7 @@ class FixedGridPipeline(DiffusionPipeline):  # type: ignore[misc]
         first = latents if latents is not None else randn_tensor(shape, generator=generator, device=self.device)
         second = home / "second_time" / "model.safetensors"
         weights = load_file(second) if second.exists() else None
-        noises, answers = [first], []
+        noises, answers = [first], list[Any]()
         for step in steps:
             while len(noises) < len(step["noises"]):
                 noises.append(randn_tensor(first.shape, generator=generator, device=self.device))

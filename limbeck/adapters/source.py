@@ -101,8 +101,8 @@ def open_player(
     )
     if low := LORA.fullmatch(spec):
         base = again(low[2])
-        change = with_changes if isinstance(base, Denoiser) else with_lora
-        return change(base, rank=int(low[1] or 16), seed=seed)  # type: ignore[operator]
+        change: Any = with_changes if isinstance(base, Denoiser) else with_lora
+        return change(base, rank=int(low[1] or 16), seed=seed)
     if spec.startswith("guided:"):
         if not (said := GUIDED.fullmatch(spec)):
             raise BadValue(f"{spec!r} is not of the form guided:scale=5:SOURCE")

@@ -79,7 +79,7 @@ def painter(seed: int | None = None) -> PictureField:
 
 
 def _pixels(table: Table) -> Table:
-    return Table({"x": 2 * table.columns["x"] - 1, "y": table.columns["y"]})  # type: ignore[operator]
+    return Table({"x": 2 * table.columns["x"] - 1, "y": table.columns["y"]})  # type: ignore[operator, dict-item]
 
 
 @lru_cache(maxsize=1)

@@ -41,9 +41,9 @@ def objects(splats: int = 10) -> Splats:
     rng = torch.Generator().manual_seed(7)
     made = Splats(ring_cameras(CAMERAS), 0.8 * torch.rand(OBJECTS, splats, 3, generator=rng) - 0.4, 0.25, SIDE)
     with torch.no_grad():
-        made.colour += 2 * torch.randn(OBJECTS, splats, 3, generator=rng)
-        made.log_size += 0.3 * torch.randn(OBJECTS, splats, generator=rng)
-        made.opacity += 1.0
+        made.colour += 2 * torch.randn(OBJECTS, splats, 3, generator=rng)  # type: ignore[misc]
+        made.log_size += 0.3 * torch.randn(OBJECTS, splats, generator=rng)  # type: ignore[misc]
+        made.opacity += 1.0  # type: ignore[misc]
     return made
 
 

@@ -18,7 +18,7 @@ from limbeck.recipes.trajectory.instaflow import recipe
 GUIDED = ode_sample(solver=euler(), times=even(25)).on(student="guided")
 GAP = sampler_gap(draw=few_step(), other=GUIDED, rows=4_000)
 GRID = {"student.optimizer.lr.start": (5e-3, 1e-2)}
-ARMS = {"straightened": Arm(), "direct": Arm(set=recipe.variants["direct"] | {"distill.steps": 600})}
+ARMS = {"straightened": Arm(), "direct": Arm(set={**recipe.variants["direct"], "distill.steps": 600})}
 
 claim = Claim(
     bed="mog8c",

@@ -67,8 +67,8 @@ class Adapted(nn.Module):
         self.inside = nn.ModuleList(nn.Linear(f + width + 2 * WAVES + 1, width) for f in features.values())
         self.outside = nn.ModuleList(nn.Linear(width, f) for f in features.values())
         for last in self.outside:
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+            nn.init.zeros_(last.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(last.bias)  # type: ignore[arg-type]
 
     def forward(self, batch: Mapping[str, Any], want: frozenset[str]) -> dict[str, Any]:
         """Answer as the net does; with a column w (B,), as it is to do under guidance by w."""

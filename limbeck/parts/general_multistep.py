@@ -18,7 +18,7 @@ from limbeck.batch import Batch
 from limbeck.errors import BadValue
 from limbeck.part import Expr, part
 from limbeck.parts.plan import Planned, planned_start
-from limbeck.parts.solver import _exponential, _log_ratio, even
+from limbeck.parts.solver import even, exponential_step, log_ratio
 from limbeck.parts.states import like
 from limbeck.players import Players
 
@@ -92,8 +92,8 @@ def generalised(players: Players, batch: Batch, *, order: int = 3) -> list[Tenso
     for i, (t, s) in enumerate(pairwise(batch.grid.to(batch.x.dtype).T)):
         x = states[0]
         answers.insert(0, players.student(batch.with_(x=x, t=asked[:, i].to(x.dtype)), "x0"))
-        ratios.insert(0, _log_ratio(t))
-        step = _exponential(x, list(zip(answers, ratios, strict=True))[:order], t, s)
+        ratios.insert(0, log_ratio(t))
+        step = exponential_step(x, list(zip(answers, ratios, strict=True))[:order], t, s)
         for weights, past in ((kept, states), (added, answers)):
             for k, before in enumerate(past[: weights.shape[2]]):
                 step = step + like(weights[:, i, k], before) * before

@@ -34,9 +34,11 @@ __all__ = [
     "dpm_multistep",
     "euler",
     "even",
+    "exponential_step",
     "heun",
     "in_steps",
     "karras",
+    "log_ratio",
     "midpoint",
     "ode_sample",
     "sde",
@@ -295,20 +297,48 @@ def dpm_multistep(players: Players, batch: Batch, *, order: int = 2) -> list[Ten
     past: list[tuple[Tensor, Tensor]] = []  # data predictions and their l, newest first
     for t, s in _pairs(batch):
         x0 = players.student(batch.with_(x=x, t=t), "x0")
-        past = [(x0, _log_ratio(t)), *past[: order - 1]]
-        x = _exponential(x, past, t, s)
+        past = [(x0, log_ratio(t)), *past[: order - 1]]
+        x = exponential_step(x, past, t, s)
         states.append(x)
     return states
 
 
-def _log_ratio(t: Tensor) -> Tensor:
-    """l = log(a / s), infinite at both ends."""
+def log_ratio(t: Tensor) -> Tensor:
+    """How much of the datum is left against the noise; infinite at both ends.
+
+    l = log(a / s) = log(1 - t) - log t
+
+    Args:
+        t: (B,) levels.
+
+    Returns:
+        (B,).
+
+    Example:
+        >>> log_ratio(torch.tensor([0.5, 1.0]))
+        tensor([0., -inf])
+    """
     return (1 - t).log() - t.log()
 
 
-def _exponential(x: Tensor, past: list[tuple[Tensor, Tensor]], t: Tensor, s: Tensor) -> Tensor:
-    """One step that is exact where the data prediction is a polynomial in l through the past ones."""
-    end, (d0, start) = _log_ratio(s), past[0]
+def exponential_step(x: Tensor, past: list[tuple[Tensor, Tensor]], t: Tensor, s: Tensor) -> Tensor:
+    """One step that is exact where the data prediction is a polynomial in l through the past ones.
+
+    x_s = (s_s / s_t) x_t - a_s (phi1 D0 - phi2 D1 + phi3 D2),
+    phi1 = e^-h - 1, phi2 = phi1 / h + 1, phi3 = phi2 / h - 1/2, h = l_s - l_t
+
+    Args:
+        x: (B, ...) states at level t.
+        past: data predictions (B, ...) and their l (B,), newest first, at most three.
+        t: (B,) levels of the states.
+        s: (B,) levels to reach.
+
+    Returns:
+        (B, ...).
+
+    Source: Lu et al., arXiv:2211.01095, appendix A.
+    """
+    end, (d0, start) = log_ratio(s), past[0]
     h = end - start
     # phi1 = e^-h - 1 is written by what is left of the noise, which is finite at both ends: e^-h = s_s a_t / (a_s s_t)
     phi1 = s * (1 - t) / ((1 - s) * t) - 1

@@ -14,6 +14,7 @@ from torch import Tensor
 from limbeck.adapters.field import Field
 from limbeck.beds import load_bed
 from limbeck.errors import BadValue, Mismatch
+from limbeck.parts.jvp import jvp
 from limbeck.parts.path import (
     EDM,
     RF,
@@ -117,3 +118,20 @@ def test_an_answer_of_another_shape_is_refused() -> None:
     field = Field(torch.nn.Identity(), RF, eps_head, lambda net, x, t, batch: x[:, :1])
     with pytest.raises(Mismatch, match=r"\(2, 1\) to states \(2, 3\)"):
         field(SimpleNamespace(**{"__getitem__": None}).__dict__ | {"x": torch.ones(2, 3), "t": torch.ones(2)}, WANTS)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_slopes_are_those_of_the_curves_and_can_be_differentiated_again(path: str) -> None:
+    chosen = PATHS[path]
+    t = chosen.time(torch.tensor([0.3, 0.8, 2.0], dtype=torch.float64))
+    step = 1e-5 * (1 + t.abs())
+    for k, curve in enumerate((chosen.alpha, chosen.sigma)):
+
+        def slope(u: Tensor, k: int = k) -> Tensor:
+            return chosen.slopes(u)[k]
+
+        torch.testing.assert_close(slope(t), (curve(t + step) - curve(t - step)) / (2 * step), rtol=1e-5, atol=1e-7)
+        bent = (slope(t + step) - slope(t - step)) / (2 * step)
+        torch.testing.assert_close(jvp(slope, (t,), (torch.ones_like(t),))[1], bent, rtol=1e-4, atol=1e-6)
+        forward = torch.func.jvp(slope, (t,), (torch.ones_like(t),))[1]
+        torch.testing.assert_close(forward, bent, rtol=1e-4, atol=1e-6)

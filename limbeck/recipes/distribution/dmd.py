@@ -20,13 +20,8 @@ from limbeck.roles import copy_of, frozen, learning
 RATE = adamw(lr=2e-6)
 
 recipe = Recipe(
-    key="dmd",
-    title="One-step Diffusion with Distribution Matching Distillation",
-    paper="arXiv:2311.18828",
-    family="distribution",
-    kind="method",
-    learns="student weights",
-    teacher="white-box",
+    key="dmd", title="One-step Diffusion with Distribution Matching Distillation", paper="arXiv:2311.18828",
+    family="distribution", kind="method", learns="student weights", teacher="white-box",
     players={"student": learning(RATE), "teacher": frozen(), "critic": copy_of("teacher", RATE)},
     stages=(
         Make("pairs", thinned() >> sampled_pairs(solver=heun(), times=karras(18)), into="pairs", chunk=1000),

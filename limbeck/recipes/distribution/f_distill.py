@@ -22,13 +22,8 @@ STUDENT = terms(match=f_matching(), gan=1e-3 * gan_generator())
 H = "distill.student.loss.match.curvature"
 
 recipe = Recipe(
-    key="f-distill",
-    title="One-step Diffusion Models with f-Divergence Distribution Matching",
-    paper="arXiv:2502.15681",
-    family="distribution",
-    kind="method",
-    learns="student weights",
-    teacher="white-box",
+    key="f-distill", title="One-step Diffusion Models with f-Divergence Distribution Matching",
+    paper="arXiv:2502.15681", family="distribution", kind="method", learns="student weights", teacher="white-box",
     players={
         "student": learning(RATE), "teacher": frozen(), "critic": copy_of("teacher", RATE),
         "head": built(discriminator_head(), RATE), "usual": built(mean_ratio(), sgd(lr=0.1)),

@@ -23,11 +23,7 @@ STUDENT = terms(match=class_weight() * score_identity().on(teacher="safe"))
 recipe = Recipe(
     key="sfd-unlearning",
     title="Score Forgetting Distillation: A Swift, Data-Free Method for Machine Unlearning in Diffusion Models",
-    paper="arXiv:2409.11219",
-    family="distribution",
-    kind="defence",
-    learns="student weights",
-    teacher="white-box",
+    paper="arXiv:2409.11219", family="distribution", kind="defence", learns="student weights", teacher="white-box",
     players={
         "student": learning(ADAM), "teacher": frozen(), "critic": copy_of("teacher", ADAM),
         "safe": built(overridden()),

@@ -25,11 +25,7 @@ C = "distill.student.loss.curvature"
 recipe = Recipe(
     key="uni-instruct",
     title="Uni-Instruct: One-step Diffusion Model through Unified Diffusion Divergence Instruction",
-    paper="arXiv:2505.20755",
-    family="distribution",
-    kind="method",
-    learns="student weights",
-    teacher="white-box",
+    paper="arXiv:2505.20755", family="distribution", kind="method", learns="student weights", teacher="white-box",
     players={
         "student": learning(ADAM), "teacher": frozen(), "critic": copy_of("teacher", ADAM),
         "head": built(discriminator_head(), ADAM), "usual": built(mean_ratio(), sgd(lr=0.1)),

@@ -31,13 +31,8 @@ SCORE = (
 )
 
 recipe = Recipe(
-    key="hyper-sd",
-    title="Hyper-SD: Trajectory Segmented Consistency Model for Efficient Image Synthesis",
-    paper="arXiv:2404.13686",
-    family="trajectory",
-    kind="method",
-    learns="student weights",
-    teacher="white-box",
+    key="hyper-sd", title="Hyper-SD: Trajectory Segmented Consistency Model for Efficient Image Synthesis",
+    paper="arXiv:2404.13686", family="trajectory", kind="method", learns="student weights", teacher="white-box",
     players={
         "student": learning(adamw(lr=1e-6)), "teacher": frozen(), "target": ema_of("student", decay=0.95),
         "critic": copy_of("teacher", adamw(lr=1e-6)),

@@ -25,8 +25,7 @@ first = replace(line, batch=independent_pairs() >> straight_states())
 end = Phase("student", ("student",), terms(end=end_matching()), pair_ends())
 
 recipe = Recipe(
-    key="instaflow",
-    title="InstaFlow: One Step is Enough for High-Quality Diffusion-Based Text-to-Image Generation",
+    key="instaflow", title="InstaFlow: One Step is Enough for High-Quality Diffusion-Based Text-to-Image Generation",
     paper="arXiv:2309.06380", family="trajectory", kind="method", learns="student weights", teacher="white-box",
     players={
         "student": learning(adamw(lr=1e-4)), "teacher": frozen(), "guided": built(guided_teacher(scale=6.0)),
