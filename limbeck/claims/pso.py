@@ -15,7 +15,7 @@ from limbeck.recipe import Arm, Claim, Tune, less, more
 
 FOUR = few_step(times=(1.0, 0.75, 0.5, 0.25))
 LOSS, RATE = "tune.student.loss", "student.optimizer.lr.start"
-RATES = {RATE: (1e-4, 3e-4, 1e-3, 3e-3)}
+RATES = {RATE: (3e-4, 1e-3, 3e-3, 1e-2)}
 
 claim = Claim(
     bed="mog8_moved",
