@@ -28,6 +28,7 @@ from limbeck.rng import Rng
 __all__ = ["advice", "alarms", "critic_excess", "kernel_floor", "mean_drift", "score_gap", "spread_drift", "watched"]
 
 ONE_STEP, MIDDLE = few_step(), uniform_levels(low=0.3, high=0.9)
+LEAST = 1e-12  # a student that has collapsed onto a point leaves no floor
 LIMITS = {"critic excess": 0.3, "mean drift": 0.15, "spread drift": 0.5}
 
 
@@ -102,7 +103,7 @@ def critic_excess(
     Source: Yin et al., arXiv:2405.14867, section 4.2, on what a critic that lags does.
     """
     x, fake, _, floor = _denoised(players, data, draw, levels, rows)
-    return float((x - fake).square().sum(1).mean()) / floor - 1
+    return (float((x - fake).square().sum(1).mean()) - floor) / max(floor, LEAST)
 
 
 @part
@@ -129,7 +130,7 @@ def score_gap(
     Source: Yin et al., arXiv:2311.18828, equation 7.
     """
     _, fake, real, floor = _denoised(players, data, draw, levels, rows)
-    return float((fake - real).square().sum(1).mean()) / floor
+    return float((fake - real).square().sum(1).mean()) / max(floor, LEAST)
 
 
 @part

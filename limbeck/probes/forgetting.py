@@ -80,6 +80,7 @@ def override_distance(
 
     Raises:
         UnknownName: the test split has no column x, or none y.
+        BadValue: it has no row of the class that takes the others' place.
 
     Source: Bonneel et al., "Sliced and Radon Wasserstein barycenters of measures", 2015.
     """
@@ -91,6 +92,8 @@ def override_distance(
     def apart(y: int) -> float:
         wanted = real[truth.y == (override if y in forget else y)]
         drawn = x[truth.y == y]
+        if not len(wanted):
+            raise BadValue(f"the test split has no row of class {override}, which takes the place of {y}")
         n = min(len(wanted), len(drawn))
         return sliced_wasserstein(drawn[:n], wanted[:n], u)
 

@@ -19,7 +19,7 @@ from limbeck.batch import Batch
 from limbeck.beds import load_bed
 from limbeck.beds._mixture import ExactField, Mixture
 from limbeck.data import Table
-from limbeck.errors import BadData, UnknownName
+from limbeck.errors import BadData, BadValue, UnknownName
 from limbeck.part import part
 from limbeck.parts.scene import Particles
 from limbeck.parts.solver import even, third
@@ -27,7 +27,7 @@ from limbeck.players import Player, Players
 from limbeck.probes import agreement
 from limbeck.probes.editing import class_distance, displacement, inversion_error, target_accuracy
 from limbeck.probes.endpoint import endpoint_error, exact_end
-from limbeck.probes.field_game import kernel_floor
+from limbeck.probes.field_game import alarms, kernel_floor
 from limbeck.probes.flow_likelihood import exact_divergence, flow_log_density, flow_nll, probed_divergence
 from limbeck.probes.forgetting import override_distance, still_drawn
 from limbeck.probes.frechet import frechet, polynomial_mmd
@@ -246,3 +246,14 @@ def test_the_floor_of_two_points_is_an_integral() -> None:
     g = ((1 - t) / t) ** 2
     due = 1 - quad(lambda z: norm.pdf(z) * math.tanh(g + math.sqrt(g) * z), -9, 9)[0]
     assert kernel_floor(x, torch.full((4_000,), t), seen, x[:2]) == pytest.approx(due, rel=0.06)
+
+
+def test_a_collapsed_student_is_told_of_and_a_class_without_rows_is_refused() -> None:
+    x = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
+    data = {"test": Table({"x": x, "y": torch.zeros(64, dtype=torch.int64)})}
+    point = Player("point", frozen(), answer=lambda b, want: {"x0": torch.full_like(b.x, 7.0)})
+    players = Players({"student": point, "critic": point, "teacher": point})
+    with pytest.warns(UserWarning, match="deviations from that of the data"):
+        assert alarms()(players, data) >= 2  # its mean and its spread
+    with pytest.raises(BadValue, match="no row of class 3"):
+        override_distance(forget=(0,), override=3)(players, data)
