@@ -44,7 +44,7 @@ from limbeck.roles import frozen
 
 SHAPE = (2, 3, 2)
 unit = st.floats(0.01, 0.99)
-few = settings(max_examples=15, deadline=None, database=None)
+few = settings(max_examples=8, deadline=None, database=None)
 
 
 def said(**answers: Callable[[Batch], Tensor] | float) -> Players:
