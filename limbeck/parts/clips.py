@@ -216,13 +216,15 @@ def chunkwise(
         (B, F, ...) samples.
 
     Raises:
-        BadValue: frames that do not make whole chunks.
+        BadValue: frames that do not make whole chunks, or no frame that is kept.
 
     Source: Yin et al., arXiv:2412.07772, algorithm 2.
     """
     total = frames or batch.x.shape[1]
     if chunk < 1 or total % chunk:
         raise BadValue(f"{total} frames do not make whole chunks of {chunk}")
+    if kept < 1:
+        raise BadValue(f"a chunk follows one earlier frame or more, got kept = {kept}")
     shape, dtype = (chunk, *batch.x.shape[2:]), batch.x.dtype
     known: dict[str, Tensor] = {}
     drawn = []

@@ -214,6 +214,11 @@ def _pulls(x: Tensor, alpha: float) -> Tensor:
     return torch.lerp(table[low], table[low + 1], place - low)
 
 
+def _positive(steps: int) -> None:
+    if steps < 1:
+        raise BadValue(f"a flow needs at least one evaluation, got steps = {steps}")
+
+
 def flow_ends(player: Player, batch: Batch, x: Tensor, steps: int, top: float) -> Tensor:
     """Carry even noise to letters along a player's field, with Euler's method.
 
@@ -231,6 +236,7 @@ def flow_ends(player: Player, batch: Batch, x: Tensor, steps: int, top: float) -
 
     Source: Stark et al., arXiv:2402.05841, equations 11 and 12.
     """
+    _positive(steps)
     levels = torch.linspace(1, top, steps).tolist()
     for i, alpha in enumerate(levels):
         at = torch.full((batch.size,), alpha, dtype=x.dtype, device=x.device)
@@ -330,6 +336,7 @@ def straight_pairs(players: Players, batch: Batch, *, steps: int = 100) -> Batch
 
     Source: Stark et al., arXiv:2402.05841, section 3.1.
     """
+    _positive(steps)
     start = x = _start(batch, players.teacher.kinds)
     for i in range(steps):
         r = torch.full((batch.size,), i / steps, dtype=x.dtype, device=x.device)

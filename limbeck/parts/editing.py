@@ -140,8 +140,9 @@ def flow_edit(
     """
     y, wanted = batch["y"], batch["target"]
     steps = len(times) - 1
-    if copies < 1 or skip + plain > steps:
-        raise BadValue(f"flow_edit needs copies >= 1 and skip + plain <= {steps} steps, got {copies}, {skip}, {plain}")
+    if copies < 1 or min(skip, plain) < 0 or skip + plain > steps:
+        had = f"got {copies}, {skip}, {plain}"
+        raise BadValue(f"flow_edit needs copies >= 1, skip and plain >= 0 and skip + plain <= {steps} steps, {had}")
     x = z = batch.x
     for i, (t, s) in list(enumerate(pairwise(times)))[skip : steps - plain]:
         z = z + (s - t) * _difference(players.student, batch, z, (t, i), copies, (y, source), (wanted, target))

@@ -172,9 +172,12 @@ def landing_states(players: Players, batch: Batch, *, solver: Expr = EULER, step
 
     Raises:
         UnknownName: there is no player `ladder`, or none `teacher`.
+        BadValue: fewer than one step of the teacher.
 
     Source: Salimans and Ho, arXiv:2202.00512, algorithm 2.
     """
+    if steps < 1:
+        raise BadValue(f"the teacher takes at least one step to one of the student, got steps = {steps}")
     x0, n = batch.x, int(players.ladder.steps)
     i = 1 + batch.rng.integers("step", n).view(-1).to(x0.dtype)
     grid = [cosine_levels((i - k / steps) / n) for k in range(steps + 1)]

@@ -12,7 +12,7 @@ Shapes: B rows, n steps; a datum has any shape.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import count
+from itertools import count, pairwise
 from typing import Any
 
 import torch
@@ -117,8 +117,8 @@ def lean(players: Players, batch: Batch, *, times: tuple[float, ...] = TEN, solv
 
     Source: Kim et al., arXiv:2309.16421.
     """
-    if len(times) < 2:
-        raise BadValue(f"a solver goes from one time to another, got times = {times}")
+    if len(times) < 2 or any(s >= t for t, s in pairwise(times)):
+        raise BadValue(f"a solver goes over falling times, two or more, got {times}")
     return Lean(times).to(batch.device).of(players, solver)
 
 

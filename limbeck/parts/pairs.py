@@ -18,6 +18,7 @@ from limbeck.part import Expr, part
 from limbeck.parts.solver import EULER, even, solve
 from limbeck.parts.states import like, uniform_levels
 from limbeck.players import Players
+from limbeck.rng import Rng
 
 __all__ = [
     "ALL",
@@ -90,7 +91,9 @@ def sampled_pairs(
         made.append(batch.with_(e=e, x=x))
     if copies == 1:
         return made[0]
-    return Batch({name: _stacked([b[name] for b in made]) for name in made[0]})
+    rows = torch.cat([batch.rng.rows * copies + k for k in range(copies)])
+    rng = Rng(batch.rng.key, rows)
+    return Batch({name: _stacked([b[name] for b in made]) for name in made[0]}, rng=rng, at=batch.at)
 
 
 def _stacked(columns: list[Tensor | list[object]]) -> Tensor | list[object]:

@@ -252,7 +252,7 @@ REFUSED: dict[str, tuple[Expr, str]] = {
     "one knot": (scale_time(times=(0.0,)), "falls from 1 to 0"),
     "order 0": (generalised(order=0), "order 1, 2 or 3, got 0"),
     "equal times": (general(times=(1.0, 0.5, 0.5)), r"needs falling times .* got \(1\.0, 0\.5, 0\.5\), 5"),
-    "lean once": (lean(times=(1.0,)), r"from one time to another, got times = \(1\.0,\)"),
+    "lean once": (lean(times=(1.0,)), r"over falling times, two or more, got \(1\.0,\)"),
     "equal ends": (solved_ends(times=(1.0, 1.0)), "falling times, two or more"),
     "share below": (steered(share=-0.1), r"steered\.share must lie in \[0, 1\], got -0\.1"),
     "kept -1": (feature_edit(kept=-1), "kept in 0 to 25 steps, got kept = -1"),
