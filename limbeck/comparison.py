@@ -204,7 +204,8 @@ def _curve(world: Bed, players: Players, data: Mapping[str, Source], sampler: Ex
     if "draw" not in world.probes[name].children():
         return {}
     curve: dict[int, float] = {}
-    timed = "times" in sampler.children()  # one that learnt its times has no other
+    times = sampler.children().get("times")  # one that learnt its times has no other
+    timed = times is not None and (times[-1] == 0 or not isinstance(sampler, Part) or sampler.spec.name != "ode_sample")
     for draw in [in_steps(sampler, steps) for steps in STEPS] if timed else [sampler]:
         curve[evaluations(players, data, draw)] = float(drawn_by(world.probes, draw)[name](players, data))
     return curve

@@ -19,6 +19,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ ROOT = Path(__file__).parent
 GROUP = "limbeck.recipes"
 ORDER = ("key", "title", "paper", "family", "kind", "learns", "teacher", "players", "stages", "product")
 FIELDS = tuple(name for name in ORDER if name not in ("players", "stages"))
+_PART = re.compile(r"^@part(?:\(.*\))?\n(?:@.*\n)*def (\w+)", re.M)
 _CALL = re.compile(r"\b([A-Za-z_][\w.]*+)\(")
 STATUSES = ("holds", "fails", "unproved")
 
@@ -403,12 +405,19 @@ def _parts(tree: ast.Module, text: str) -> Iterator[str]:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("limbeck.parts"):
             for alias in node.names:
                 name = alias.asname or alias.name
-                if name in called:
+                if name in called and alias.name in _defined(node.module or ""):
                     yield alias.name
                 if node.module == "limbeck.parts":
                     yield from (c.removeprefix(f"{name}.") for c in called if c.startswith(f"{name}."))
         elif isinstance(node, ast.FunctionDef) and any(_decorates(d) for d in node.decorator_list):
             yield node.name
+
+
+@cache
+def _defined(module: str) -> frozenset[str]:
+    """The names of the parts in a module of `limbeck.parts`: functions that only help are none."""
+    file = ROOT.joinpath(*module.split(".")[1:]).with_suffix(".py")
+    return frozenset(_PART.findall(file.read_text(encoding="utf-8"))) if file.is_file() else frozenset()
 
 
 def _decorates(decorator: ast.expr) -> bool:

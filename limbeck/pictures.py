@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import math
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +43,11 @@ def read_idx(path: Path) -> np.ndarray[Any, Any]:
     """
     try:
         raw = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise BadData(f"{path} cannot be read: {error}") from None
     axes = raw[3] if len(raw) > 4 and raw[:3] == b"\0\0\x08" else 0
     shape = [int.from_bytes(raw[4 + 4 * i : 8 + 4 * i], "big") for i in range(axes)]
-    if not axes or len(raw) != 4 + 4 * axes + int(np.prod(shape)):
+    if not axes or len(raw) != 4 + 4 * axes + math.prod(shape):
         raise BadData(f"{path} is no whole file of bytes in the format of MNIST")
     return np.frombuffer(raw, np.uint8, offset=4 + 4 * axes).reshape(shape)
 
@@ -61,7 +63,7 @@ def sized(x: torch.Tensor, size: int) -> torch.Tensor:
         (N, 1, size, size).
 
     Raises:
-        BadValue: another size.
+        BadValue: another size, or pictures of another.
 
     Example:
         >>> sized(torch.ones(2, 1, 28, 28), 16).shape
@@ -69,6 +71,8 @@ def sized(x: torch.Tensor, size: int) -> torch.Tensor:
     """
     if size not in SIZES:
         raise BadValue(f"pictures come in sizes {', '.join(map(str, SIZES))}, not {size}")
+    if tuple(x.shape[-2:]) not in ((8, 8), (28, 28)):
+        raise BadValue(f"pictures of 8 x 8 or 28 x 28 pixels are brought to a size, not {tuple(x.shape[-2:])}")
     if x.shape[-1] == 28:
         x = pad(x, (2, 2, 2, 2))
     if x.shape[-1] > size:
@@ -90,7 +94,10 @@ def _mnist(folder: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     found = {}
     for name, stem in FILES.items():
         x = torch.tensor(read_idx(folder / f"{stem}-images-idx3-ubyte.gz"), dtype=torch.float32)[:, None] / 255
-        found[name] = x, torch.tensor(read_idx(folder / f"{stem}-labels-idx1-ubyte.gz"), dtype=torch.int64)
+        y = torch.tensor(read_idx(folder / f"{stem}-labels-idx1-ubyte.gz"), dtype=torch.int64)
+        if len(x) != len(y):
+            raise BadData(f"{folder} has {len(x)} pictures and {len(y)} labels in its files {stem}-*")
+        found[name] = x, y
     return found
 
 
@@ -141,6 +148,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=8, help="of the sides: 8, 16 or 32")
     parser.add_argument("--width", type=int, default=16, help="channels of the first block of the UNet")
     asked = parser.parse_args(argv)
+    if asked.size not in SIZES or asked.width < 8 or asked.width % 8:
+        parser.error(f"--size is one of {', '.join(map(str, SIZES))} and --width a multiple of 8")
     asked.out.mkdir(parents=True, exist_ok=True)
     data = _digits() if asked.mnist is None else _mnist(asked.mnist)
     for name, (x, y) in data.items():

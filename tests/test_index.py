@@ -14,7 +14,7 @@ from limbeck.errors import BadValue, BrokenRecipe, UnknownName
 RECIPE = '''"""A recipe."""
 
 from limbeck.parts import schedule
-from limbeck.parts.divergence import jsd as divergence
+from limbeck.parts.token import jsd as divergence
 from limbeck.parts.optimizer import adamw, sgd
 from limbeck.recipe import Learn, Phase, Recipe
 from limbeck.roles import frozen, learning
@@ -279,7 +279,7 @@ def test_four_hundred_recipes_are_read_without_torch(root: Path) -> None:
 def test_a_file_of_the_users_own_is_loaded(tmp_path: Path) -> None:
     text = RECIPE.replace("KEY", "mine")
     text = text.replace(
-        "from limbeck.parts.divergence import jsd as divergence\n",
+        "from limbeck.parts.token import jsd as divergence\n",
         "from limbeck.part import part\n@part\ndef divergence(players, batch, *, beta: float = 0.1): ...\n",
     )
     write(tmp_path / "own.py", text)

@@ -60,6 +60,10 @@ class Field(nn.Module):
         h = self.call(self.net, there, time, batch)
         if h.shape != x.shape:
             raise Mismatch(f"{type(self.net).__name__} answers {tuple(h.shape)} to states {tuple(x.shape)}")
+        if (
+            x.device.type == "cpu" and bool(x.isfinite().all()) and not bool(h.isfinite().all())
+        ):  # elsewhere one would wait
+            raise Mismatch(f"{type(self.net).__name__} answers NaN or infinity to states that are finite")
         x0, eps = expectations(self.path, self.head, h, there, time)
         found = {"x0": x0, "eps": eps, "velocity": eps - x0, "score": -eps / like(t, x)}
         return {w: found[w] for w in want & found.keys()}

@@ -77,13 +77,19 @@ class FixedGridPipeline(DiffusionPipeline):  # type: ignore[misc]
             net.config.in_channels,
             *(side if isinstance(side, list | tuple) else (side, side)),
         )
-        first = latents if latents is not None else randn_tensor(shape, generator=generator, device=self.device)
+        noise = {"generator": generator, "device": self.device, "dtype": net.dtype}
+        first = latents if latents is not None else randn_tensor(shape, **noise)
+        wide = getattr(net.config, "time_cond_proj_dim", None)
+        if wide:  # the guidance scale as an input: 1, which is none
+            waves = torch.zeros(len(first), wide, dtype=first.dtype, device=first.device)
+            waves[:, wide // 2 :] = 1
+            given["timestep_cond"] = waves
         second = home / "second_time" / "model.safetensors"
         weights = load_file(second) if second.exists() else None
         noises, answers = [first], list[Any]()
         for step in steps:
             while len(noises) < len(step["noises"]):
-                noises.append(randn_tensor(first.shape, generator=generator, device=self.device))
+                noises.append(randn_tensor(first.shape, **noise))
             x = sum(a * z for a, z in zip(step["noises"], noises, strict=False) if a) + 0 * first
             x = x + sum(b * h for b, h in zip(step["answers"], answers, strict=False) if b)
             if "told" not in step:
@@ -97,6 +103,7 @@ class FixedGridPipeline(DiffusionPipeline):  # type: ignore[misc]
 
     def _conditions(self, class_labels: Any, prompt: list[str] | None) -> tuple[dict[str, Any], int]:
         if prompt is not None:
+            prompt = [prompt] if isinstance(prompt, str) else prompt
             room = self.tokenizer.model_max_length
             ids = self.tokenizer(
                 prompt, padding="max_length", max_length=room, truncation=True, return_tensors="pt"

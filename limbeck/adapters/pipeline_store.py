@@ -201,6 +201,8 @@ def how_to_load(saved: Path) -> str:
     kind, asked = str(index["_class_name"][-1] if custom else index["_class_name"]), []
     if kind in ("DiTPipeline", "ConsistencyModelPipeline", CLASS) and facts.get("classes"):
         asked.append("class_labels=[0, 1, 2, 3]")
+    if custom and (index.get("text_encoder") or [None])[0]:
+        asked.append('prompt=["a prompt"]')
     if kind == "StableDiffusionPipeline":
         asked.append('"a prompt"')
     if kind in ("DiTPipeline", "StableDiffusionPipeline") and facts.get("times"):
@@ -215,5 +217,5 @@ def how_to_load(saved: Path) -> str:
     return (
         f"from diffusers import DiffusionPipeline\n\n{said}"
         f"pipeline = DiffusionPipeline.from_pretrained({str(saved)!r}{option})\n"
-        f"pictures = pipeline({', '.join(asked)}).images"
+        f"pictures = pipeline({', '.join(asked)}){'' if custom else '.images'}"
     )

@@ -23,7 +23,7 @@ def logits(net: torch.nn.Module) -> torch.Tensor:
 
 @pytest.mark.parametrize(("bits", "error"), [(8, 0.05), (4, 0.6)])
 def test_fewer_bits_are_near_the_whole_weights(tmp_path: Path, bits: int, error: float) -> None:
-    place = write("llama", tmp_path / "big")
+    place = write("llama-64", tmp_path / "big")
     whole, light = open_player(str(place)), open_player(f"load:bits={bits}:{place}")
     apart = (logits(light) - logits(whole)).norm() / logits(whole).norm()
     assert 0 < apart < error
@@ -33,13 +33,13 @@ def test_fewer_bits_are_near_the_whole_weights(tmp_path: Path, bits: int, error:
 
 
 def test_another_dtype(tmp_path: Path) -> None:
-    place = write("llama", tmp_path / "big")
+    place = write("llama-64", tmp_path / "big")
     light = open_player(f"load:dtype=bfloat16:{place}")
     assert {p.dtype for p in light.parameters()} == {torch.bfloat16}
 
 
 def test_changes_of_weights_in_four_bits_learn(tmp_path: Path) -> None:
-    place = write("llama", tmp_path / "big")
+    place = write("llama-64", tmp_path / "big")
     net = open_player(f"lora:rank=2:load:bits=4:{place}")
     learning = {name for name, p in net.named_parameters() if p.requires_grad}
     assert learning and all("lora_" in name for name in learning)
@@ -65,7 +65,7 @@ def test_what_is_not_possible(spec: str, error: type[Exception], message: str) -
 def test_a_student_of_few_bits_is_refused_but_for_changes(tmp_path: Path) -> None:
     from limbeck.api import distill
 
-    place = write("llama", tmp_path / "big")
+    place = write("llama-64", tmp_path / "big")
     rows = tmp_path / "rows.jsonl"
     rows.write_text(
         "".join(f'{{"prompt": "how much is {i} plus 1 ? ", "completion": "it is {i + 1}"}}\n' for i in range(20))

@@ -68,6 +68,8 @@ def config(kind: str) -> Any:
         return transformers.Qwen3Config(**wide, num_key_value_heads=2, head_dim=16)
     if kind == "llama":
         return transformers.LlamaConfig(**wide, num_key_value_heads=2, tie_word_embeddings=False)
+    if kind == "llama-64":  # as wide as a block of weights in four bits
+        return transformers.LlamaConfig(**wide | {"hidden_size": 64, "intermediate_size": 128}, num_key_value_heads=2)
     if kind == "t5":
         return transformers.T5Config(
             vocab_size=400,
@@ -87,6 +89,7 @@ MODELS = {
     "qwen2": transformers.Qwen2ForCausalLM,
     "qwen3": transformers.Qwen3ForCausalLM,
     "llama": transformers.LlamaForCausalLM,
+    "llama-64": transformers.LlamaForCausalLM,
     "t5": transformers.T5ForConditionalGeneration,
     "bert": transformers.BertForSequenceClassification,
     "bert-mlm": transformers.BertForMaskedLM,
