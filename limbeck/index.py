@@ -342,7 +342,7 @@ def _record(key: str, place: _Place, sources: Sources) -> Record:
         raise broken(path, call.lineno, f"the key {record['key']!r} does not belong in a file for {key!r}")
     if place.family and record["family"] != place.family:
         raise broken(path, call.lineno, f"family {record['family']!r} does not lie in the folder {place.family!r}")
-    record["parts"] = sorted(set(_parts(tree, sources.text(path))))
+    record["parts"] = sorted(set(_parts(tree, sources.text(path), sources.root)))
     known = _standing(key, place, sources)
     record["claim"] = _claim(given.get("claim"), tree, place, sources, known)
     record["status"] = known["status"] if known else "unproved"
@@ -395,7 +395,7 @@ def _constant(name: str, given: Mapping[str, ast.expr], call: ast.Call, path: Pa
     return node.value
 
 
-def _parts(tree: ast.Module, text: str) -> Iterator[str]:
+def _parts(tree: ast.Module, text: str, root: Path) -> Iterator[str]:
     """The names of the parts that a file calls: those of `limbeck.parts` and its own.
 
     Calls are found in the text: walking the trees of all recipes would take longer than all else here.
@@ -405,7 +405,7 @@ def _parts(tree: ast.Module, text: str) -> Iterator[str]:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("limbeck.parts"):
             for alias in node.names:
                 name = alias.asname or alias.name
-                if name in called and alias.name in _defined(node.module or ""):
+                if name in called and alias.name in _defined(root, node.module or ""):
                     yield alias.name
                 if node.module == "limbeck.parts":
                     yield from (c.removeprefix(f"{name}.") for c in called if c.startswith(f"{name}."))
@@ -414,9 +414,9 @@ def _parts(tree: ast.Module, text: str) -> Iterator[str]:
 
 
 @cache
-def _defined(module: str) -> frozenset[str]:
+def _defined(root: Path, module: str) -> frozenset[str]:
     """The names of the parts in a module of `limbeck.parts`: functions that only help are none."""
-    file = ROOT.joinpath(*module.split(".")[1:]).with_suffix(".py")
+    file = root.joinpath(*module.split(".")[1:]).with_suffix(".py")
     return frozenset(_PART.findall(file.read_text(encoding="utf-8"))) if file.is_file() else frozenset()
 
 

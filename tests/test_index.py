@@ -14,7 +14,7 @@ from limbeck.errors import BadValue, BrokenRecipe, UnknownName
 RECIPE = '''"""A recipe."""
 
 from limbeck.parts import schedule
-from limbeck.parts.token import jsd as divergence
+from limbeck.parts.divergence import jsd as divergence
 from limbeck.parts.optimizer import adamw, sgd
 from limbeck.recipe import Learn, Phase, Recipe
 from limbeck.roles import frozen, learning
@@ -53,6 +53,7 @@ from limbeck.kernels import (  # a comment
 )
 
 
+@part
 def jsd():
     """JSD."""
     return 1
@@ -67,7 +68,7 @@ def root(tmp_path: Path) -> Path:
         "recipes/baselines/kd.py": RECIPE.replace("KEY", "kd").replace("lm", "baselines"),
         "claims/on_policy.py": CLAIM,
         "parts/divergence.py": PART,
-        "parts/optimizer.py": "def adamw(): return 1\n",
+        "parts/optimizer.py": "@part\ndef adamw(): return 1\n",
         "parts/unused.py": "def unused(): return 1\n",
         "kernels/fused.py": "from . import low\nx = 1\n",
         "kernels/low.py": "y = 1\n",
@@ -279,7 +280,7 @@ def test_four_hundred_recipes_are_read_without_torch(root: Path) -> None:
 def test_a_file_of_the_users_own_is_loaded(tmp_path: Path) -> None:
     text = RECIPE.replace("KEY", "mine")
     text = text.replace(
-        "from limbeck.parts.token import jsd as divergence\n",
+        "from limbeck.parts.divergence import jsd as divergence\n",
         "from limbeck.part import part\n@part\ndef divergence(players, batch, *, beta: float = 0.1): ...\n",
     )
     write(tmp_path / "own.py", text)
