@@ -326,15 +326,17 @@ def tried_on(recipe: Recipe, bed: str = "") -> tuple[Claim, Recipe, dict[str, An
         BrokenRecipe: no claim runs it, so that nobody can tell on which bed it works.
     """
     found: list[tuple[Claim, Recipe, dict[str, Any]]] = []
-    for other in (recipe, *(load(key) for key in keys() if key != recipe.key)):
+    for other in itertools.chain([recipe], (load(key) for key in keys() if key != recipe.key)):
         arms = other.claim.arms if other.claim is not None else {}
         name = next((n for n, arm in arms.items() if (arm.recipe or other.key) == recipe.key), None)
         if name is not None and other.claim is not None:
             sized = arm_recipe(other, arms[name], other.claim.set)
             found.append((other.claim, sized, (remembered(other.key, other.claim) or {}).get(name, {})))
+            if not bed or other.claim.bed == bed:  # none can come before it
+                return found[-1]
     if not found:
         raise BrokenRecipe(f"no claim runs {recipe.key}: give it a claim, or make it an arm of one")
-    return min(found, key=lambda tried: tried[0].bed != bed)
+    return found[0]
 
 
 def _grid(claim: Claim) -> Any:

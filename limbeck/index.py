@@ -416,8 +416,11 @@ def _parts(tree: ast.Module, text: str, root: Path) -> Iterator[str]:
 @cache
 def _defined(root: Path, module: str) -> frozenset[str]:
     """The names of the parts in a module of `limbeck.parts`: functions that only help are none."""
-    file = root.joinpath(*module.split(".")[1:]).with_suffix(".py")
-    return frozenset(_PART.findall(file.read_text(encoding="utf-8"))) if file.is_file() else frozenset()
+    for place in (root, ROOT):  # a checkout of recipes alone has its parts in the package
+        file = place.joinpath(*module.split(".")[1:]).with_suffix(".py")
+        if file.is_file():
+            return frozenset(_PART.findall(file.read_text(encoding="utf-8")))
+    return frozenset()
 
 
 def _decorates(decorator: ast.expr) -> bool:

@@ -43,7 +43,8 @@ def sampler_of(recipe: Recipe) -> Expr | None:
     probes = {} if recipe.claim is None else recipe.claim.probes
     draws = [p.children()["draw"] for p in probes.values() if isinstance(p.children().get("draw"), Expr)]
     # a learned solver answers as a generator of one step too; what is to be written down are its steps
-    draw: Any = next(iter([recipe.sampler, *draws] if recipe.product == "student" else [*draws, recipe.sampler]), None)
+    own = [] if recipe.sampler is None else [recipe.sampler]
+    draw: Any = next(iter(own + draws if recipe.product == "student" else draws + own), None)
     if not isinstance(draw, Part):
         # the sampler of a learned solver asks its teacher; a student that is drawn through another player is a field
         return None if recipe.product == "student" else draw

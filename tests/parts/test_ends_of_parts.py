@@ -257,7 +257,7 @@ REFUSED: dict[str, tuple[Expr, str]] = {
     "share below": (steered(share=-0.1), r"steered\.share must lie in \[0, 1\], got -0\.1"),
     "kept -1": (feature_edit(kept=-1), "kept in 0 to 25 steps, got kept = -1"),
     "guided edit": (feature_edit(times=even(2), kept=0), "guidance by 2 needs a net with classes"),
-    "no copy": (editing.flow_edit(copies=0), r"copies >= 1 and skip \+ plain <= 50 steps, got 0, 17, 0"),
+    "no copy": (editing.flow_edit(copies=0), r"skip \+ plain <= 50 steps, got 0, 17, 0"),
     "guided flow": (editing.flow_edit(times=even(2), skip=0), "guidance by 13.5 needs a net with classes"),
     "guided teacher": (guided_teacher(scale=0.0), "guidance needs a net with classes; Plain is unconditional"),
     "guided student": (guided_student(), "guidance needs a net with classes; Plain is unconditional"),
