@@ -164,7 +164,7 @@ def lagrangian(players: Players, batch: Batch) -> Tensor:
         (B,).
 
     Raises:
-        NotImplementedError: an operation of the student's net has no forward-mode derivative.
+        BadValue: no way to the derivative works for the student's net (see `limbeck.parts.jvp`).
 
     Source: Boffi et al., arXiv:2505.18825, Lagrangian self-distillation.
     """
@@ -189,7 +189,7 @@ def eulerian(players: Players, batch: Batch) -> Tensor:
         (B,).
 
     Raises:
-        NotImplementedError: an operation of the student's net has no forward-mode derivative.
+        BadValue: no way to the derivative works for the student's net (see `limbeck.parts.jvp`).
 
     Source: Boffi et al., arXiv:2505.18825, Eulerian self-distillation.
     """

@@ -39,7 +39,7 @@ def exact_divergence(players: Players, batch: Batch) -> tuple[Tensor, Tensor]:
         The velocity (B, ...) and its divergence (B,).
 
     Raises:
-        NotImplementedError: an operation of the student's net has no forward-mode derivative.
+        BadValue: no way to the derivative works for the student's net (see `limbeck.parts.jvp`).
     """
     x = batch.x
     ways = torch.eye(x[0].numel(), dtype=x.dtype, device=x.device).view(-1, 1, *x.shape[1:]).expand(-1, *x.shape)
@@ -62,7 +62,7 @@ def probed_divergence(players: Players, batch: Batch, *, directions: int = 1) ->
         The velocity (B, ...) and the estimate (B,).
 
     Raises:
-        NotImplementedError: an operation of the student's net has no forward-mode derivative.
+        BadValue: no way to the derivative works for the student's net (see `limbeck.parts.jvp`).
 
     Source: Hutchinson, "A stochastic estimator of the trace of the influence matrix", 1990; Grathwohl et al.,
         arXiv:1810.01367, equation 8.
@@ -142,7 +142,7 @@ def flow_nll(
         In nats; divided by D ln 2, in bits for each coordinate.
 
     Raises:
-        NotImplementedError: an operation of the student's net has no forward-mode derivative.
+        BadValue: no way to the derivative works for the student's net (see `limbeck.parts.jvp`).
 
     Source: Lipman et al., arXiv:2210.02747, appendix C.
     """
