@@ -30,7 +30,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from limbeck.data import Table
 from limbeck.loop import Loop
 from limbeck.part import Expr
-from limbeck.parts.consistency import consistency, squared
+from limbeck.parts.consistency import consistency
+from limbeck.parts.distance import squared
 from limbeck.parts.distribution import distribution_matching, fake_denoising
 from limbeck.parts.flowmap import triangle_states
 from limbeck.parts.mean_velocity import difference_step, mean_velocity, mean_velocity_by_difference

@@ -2,7 +2,7 @@
 
 A claim holds if every inequality holds and, with the control in place of the arm that should win, at least one fails.
 An inequality holds if the mean paired difference reaches the stated effect size and its one-sided 90% t-bound excludes
-zero; an identity holds if it holds on every seed.
+zero, or, where an arm is only said to be no worse by more than a margin, the margin. An identity holds on every seed.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Verdict:
         right: the other arm's; the tolerance for an identity.
         effect: the mean paired difference in the direction claimed.
         bound: its one-sided 90% lower bound.
-        holds: whether the effect reaches what was stated and the bound excludes zero.
+        holds: whether the effect reaches what was stated and the bound excludes zero, or the loss that was conceded.
     """
 
     says: str
@@ -64,7 +64,7 @@ class Verdict:
 def judge(said: Inequality, figures: Figures, arm: str = "") -> Verdict:
     """Judge one inequality on figures.
 
-    d_i = sign (left_i - right_i);  holds iff mean d >= by and mean d - t_{0.90, n-1} s_d / sqrt(n) > 0.
+    d_i = sign (left_i - right_i);  holds iff mean d >= by and mean d - t_{0.90, n-1} s_d / sqrt(n) > min(by, 0)
 
     Args:
         said: the inequality.
@@ -90,7 +90,7 @@ def judge(said: Inequality, figures: Figures, arm: str = "") -> Verdict:
     mean, n = statistics.fmean(differences), len(differences)
     spread = statistics.stdev(differences) if math.isfinite(mean) else math.nan
     bound = mean - float(student_t.ppf(CONFIDENCE, n - 1)) * spread / math.sqrt(n)
-    return Verdict(str(said), left, right, mean, bound, mean >= said.by and bound > 0)
+    return Verdict(str(said), left, right, mean, bound, mean >= said.by and bound > min(said.by, 0.0))
 
 
 def arm_recipe(recipe: Recipe, arm: Arm, size: Mapping[str, Any], tuned: Mapping[str, Any] | None = None) -> Recipe:

@@ -263,18 +263,15 @@ def build(roles: Mapping[str, Role], sources: Mapping[str, nn.Module], batch: Ba
     live: dict[str, Player] = {}
     waiting = dict(roles)
     while waiting:
-        ready = [n for n, r in waiting.items() if set(r.of) <= live.keys() and (not r.builder or _only_built(waiting))]
+        able = [name for name, role in waiting.items() if set(role.of) <= live.keys()]
+        # a builder may ask about all players that need none
+        ready = [name for name in able if not waiting[name].builder] or able
         if not ready:
             raise BrokenRecipe(f"the players {', '.join(waiting)} are made from each other in a circle")
         name = ready[0]
         live[name] = _enliven(name, waiting.pop(name), sources, live, batch)
         live[name].turn("", False)
     return Players({name: live[name] for name in roles})
-
-
-def _only_built(waiting: Mapping[str, Role]) -> bool:
-    """Whether all players that builders may ask about stand already."""
-    return all(role.builder for role in waiting.values())
 
 
 def _enliven(

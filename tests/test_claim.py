@@ -132,6 +132,15 @@ def test_the_bound_is_the_t_interval_of_scipy(left: list[float], by: float) -> N
         assert verdict.holds == (sum(left) / len(left) >= by and low > 0)
 
 
+@given(st.lists(st.floats(-5, 5), min_size=3, max_size=8), st.floats(0.01, 2.0))
+@settings(deadline=None)
+def test_no_worse_by_more_than_a_margin_is_a_test_of_the_margin(left: list[float], margin: float) -> None:
+    verdict = judge(more("p", "a", "b", by=-margin), {"a": {"p": left}, "b": {"p": [0.0] * len(left)}})
+    if statistics.stdev(left) > 1e-3:
+        assert verdict.holds == (stats.ttest_1samp(left, -margin, alternative="greater").pvalue < 0.1)
+    assert str(less("p", "a", "b", by=-0.5)) == "p[a] <= p[b] + 0.5"
+
+
 def test_less_is_more_turned_round_and_identities_hold_on_every_seed() -> None:
     figures = {"a": {"p": [1.0, 1.1, 0.9]}, "b": {"p": [2.0, 2.0, 2.2]}}
     assert judge(less("p", "a", "b", by=0.5), figures).holds and not judge(less("p", "b", "a", by=0.5), figures).holds

@@ -149,6 +149,18 @@ def test_players_made_from_each_other_in_a_circle_are_refused(batch: Batch) -> N
         build({"a": copy_of("b"), "b": copy_of("a")}, {}, batch)
 
 
+def test_a_built_player_can_be_followed(batch: Batch) -> None:
+    roles = {
+        "average": ema_of("head", decay=0.5),
+        "head": built(mirror()),
+        "student": frozen(),
+        "old": copy_of("student"),
+    }
+    players = build(roles, {"student": Net()}, batch)
+    for mine, theirs in zip(players.average.params, players.head.params, strict=True):
+        assert torch.equal(mine, theirs) and mine is not theirs
+
+
 def test_players_keep_the_order_of_the_recipe_whatever_they_are_made_from(batch: Batch) -> None:
     roles = {"last": copy_of("middle"), "middle": copy_of("student"), "student": frozen()}
     players = build(roles, {"student": Net()}, batch)

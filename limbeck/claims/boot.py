@@ -7,7 +7,8 @@ the start of its trajectories to the teacher. Bed: the flow is known in closed f
 
 from __future__ import annotations
 
-from limbeck.parts.consistency import consistency, squared
+from limbeck.parts.consistency import consistency
+from limbeck.parts.distance import squared
 from limbeck.parts.flowmap import any_step
 from limbeck.parts.neighbours import grid_step, teacher_step
 from limbeck.parts.schedule import cosine

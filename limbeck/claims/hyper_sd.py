@@ -7,7 +7,8 @@ trajectories bend, and are known in closed form.
 
 from __future__ import annotations
 
-from limbeck.parts.consistency import consistency, squared
+from limbeck.parts.consistency import consistency
+from limbeck.parts.distance import squared
 from limbeck.parts.flowmap import any_step
 from limbeck.parts.neighbours import grid_step, reach_below, teacher_step
 from limbeck.parts.optimizer import adamw

@@ -6,7 +6,7 @@ and matching alone, from a start near the centre, is late in leaving it. All arm
 
 from __future__ import annotations
 
-from limbeck.parts.levels import lognormal_levels
+from limbeck.parts.levels import logit_normal_levels
 from limbeck.parts.optimizer import adamw
 from limbeck.parts.schedule import linear
 from limbeck.parts.states import uniform_levels
@@ -24,7 +24,7 @@ claim = Claim(
         "distill.steps": 250, "distill.batch_size": 128, "distill.critic.times": 2,
         "distill.critic.batch.times": (1.0,), f"{LOSS}.match.states.times": (1.0,),
         "distill.critic.loss.levels": EVEN, f"{LOSS}.match.loss.levels": EVEN,
-        "distill.student.batch.levels": lognormal_levels(mean=0.5, std=1.6), f"{LOSS}.consistency.warm.share": 0.1,
+        "distill.student.batch.levels": logit_normal_levels(mean=0.5, std=1.6), f"{LOSS}.consistency.warm.share": 0.1,
         "critic": learning(adamw(lr=linear(start=5e-3, end=5e-4), betas=(0.5, 0.95))),
         "student.optimizer": adamw(lr=linear(start=5e-3, end=2.5e-4), betas=(0.5, 0.95)), TANGENT: 1.0, MATCH: 1.0,
     },

@@ -51,8 +51,9 @@ def noise_and_levels(players: Players, batch: Batch, *, gap: float = 0.04) -> Ba
     """
     if not 0 < gap < 1:
         raise BadValue(f"noise_and_levels.gap must lie between 0 and 1, got {gap}")
-    s = (1 - gap) * batch.rng.uniform("level").view(-1)
-    return batch.with_(x=batch.rng.normal("z", *batch.x.shape[1:]).to(batch.x.dtype), t=s + gap, s=s)
+    noise = batch.rng.normal("z", *batch.x.shape[1:]).to(batch.x.dtype)
+    s = (1 - gap) * batch.rng.uniform("level").view(-1).to(noise.dtype)
+    return batch.with_(x=noise, t=s + gap, s=s)
 
 
 def signal_step(y: Tensor, x0: Tensor, t: Tensor, s: Tensor) -> Tensor:

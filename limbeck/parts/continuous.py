@@ -22,7 +22,7 @@ from torch import Tensor
 from limbeck.batch import Batch, Moment
 from limbeck.part import Expr, part
 from limbeck.parts.jvp import jvp
-from limbeck.parts.levels import lognormal_levels
+from limbeck.parts.levels import EDM_LEVELS
 from limbeck.parts.path import Path, from_rectified, to_rectified
 from limbeck.parts.states import like, noised
 from limbeck.players import Player, Players
@@ -38,8 +38,6 @@ __all__ = [
     "trig",
     "trig_velocity",
 ]
-
-EDM_LEVELS = lognormal_levels()
 
 
 def trig(sigma_data: float) -> Path:
@@ -188,7 +186,8 @@ def level_states(players: Players, batch: Batch, *, levels: Expr = EDM_LEVELS) -
         The batch with the state in x, its level in t, and the datum in `real`.
 
     Example:
-        >>> states = level_states(levels=lognormal_levels(std=0.0))(None, Batch({"x": torch.zeros(2, 3)}))
+        >>> from limbeck.parts.levels import logit_normal_levels
+        >>> states = level_states(levels=logit_normal_levels(mean=-1.2, std=0.0))(None, Batch({"x": torch.zeros(2, 3)}))
         >>> states.t, states.real.shape
         (tensor([0.2315, 0.2315]), torch.Size([2, 3]))
     """

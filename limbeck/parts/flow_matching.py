@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from limbeck.batch import Batch
 from limbeck.errors import BadValue
 from limbeck.part import Expr, part
+from limbeck.parts.distance import turned
 from limbeck.parts.path import Path
 from limbeck.parts.solver import EULER, even, solve
 from limbeck.parts.states import like
@@ -102,11 +103,14 @@ def vp_linear(beta_min: float, beta_max: float) -> Path:
     a = exp(-T / 2), s = sqrt(1 - exp(-T)), T(u) = beta_min u + (beta_max - beta_min) u^2 / 2
 
     Args:
-        beta_min: the rate at the data.
-        beta_max: the rate at the noise.
+        beta_min: the rate at the data, above 0.
+        beta_max: the rate at the noise, at least beta_min.
 
     Returns:
         The path.
+
+    Raises:
+        BadValue: a rate that is not positive, or that falls.
 
     Example:
         >>> vp_linear(0.1, 20.0).alpha(torch.ones(1))
@@ -114,13 +118,16 @@ def vp_linear(beta_min: float, beta_max: float) -> Path:
 
     Source: Song et al., arXiv:2011.13456, equation 33.
     """
+    if not 0 < beta_min <= beta_max:
+        raise BadValue(f"the noise rate must be positive and not fall, got {beta_min:g} to {beta_max:g}")
     rise = beta_max - beta_min
 
     def spent(u: Tensor) -> Tensor:
         return beta_min * u + rise * u.square() / 2
 
     def time(r: Tensor) -> Tensor:
-        return ((beta_min**2 + 2 * rise * torch.log1p(r.square())).sqrt() - beta_min) / rise
+        spent_r = torch.log1p(r.square())
+        return 2 * spent_r / ((beta_min**2 + 2 * rise * spent_r).sqrt() + beta_min)  # the root, also where rise = 0
 
     return Path(lambda u: (-spent(u) / 2).exp(), lambda u: (-torch.expm1(-spent(u))).sqrt(), time)
 
@@ -197,17 +204,19 @@ def path_weight(players: Players, batch: Batch) -> Tensor:
 
 
 def _residual(players: Players, batch: Batch) -> Tensor:
-    return (players.student(batch, "velocity") - batch.velocity).flatten(1)  # type: ignore[no-any-return]
+    """What the student's velocity is off, (B, d); of a flow map on its diagonal."""
+    asked = batch.with_(s=batch.t) if "s" in batch else batch
+    return (players.student(asked, "velocity") - batch.velocity).flatten(1)  # type: ignore[no-any-return]
 
 
 @part
 def flow_matching(players: Players, batch: Batch) -> Tensor:
     """The student's velocity is the slope of the line through the state; on average over lines, the flow's.
 
-    |v(x_t, t) - (e - x0)|^2
+    |v(x_t, t) - (e - x0)|^2; of a flow map, v(x_t, t) = u(x_t, t, t)
 
     Args:
-        players: the student answers "velocity" on columns x, t.
+        players: the student answers "velocity" on columns x, t, and s if the batch has it.
         batch: states, with the slope in `velocity`.
 
     Returns:
@@ -242,7 +251,7 @@ def huber_matching(players: Players, batch: Batch, *, c: float = 0.00054) -> Ten
     """
     r = _residual(players, batch)
     d = r.shape[1]
-    return ((r.square().sum(1) + (c * d) ** 2).sqrt() - c * d) / d
+    return turned(r.square().sum(1), c * d) / d
 
 
 # -- sampling ---------------------------------------------------------------------------------------------------------

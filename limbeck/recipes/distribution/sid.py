@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from limbeck.parts.distribution import fake_denoising
 from limbeck.parts.fisher import score_identity
-from limbeck.parts.levels import lognormal_levels
+from limbeck.parts.levels import EDM_LEVELS
 from limbeck.parts.optimizer import adam
 from limbeck.parts.states import few_step, noise_states
 from limbeck.recipe import Learn, Phase, Recipe
@@ -30,7 +30,7 @@ recipe = Recipe(
         Learn(
             "distill",
             phases=(
-                Phase("critic", ("critic",), fake_denoising(levels=lognormal_levels()), noise_states()),
+                Phase("critic", ("critic",), fake_denoising(levels=EDM_LEVELS), noise_states()),
                 Phase("student", ("student",), score_identity(), noise_states()),
             ),
             steps=1_200_000,

@@ -11,7 +11,7 @@ from limbeck.parts.curvature import jeffreys, jensen_shannon, pearson, reverse_k
 from limbeck.parts.distribution import fake_denoising
 from limbeck.parts.expanded import expanded_divergence
 from limbeck.parts.gan import discriminator_head, gan_discriminator
-from limbeck.parts.levels import lognormal_levels
+from limbeck.parts.levels import EDM_LEVELS
 from limbeck.parts.optimizer import adam, sgd
 from limbeck.parts.ratio import mean_ratio, ratio_drift
 from limbeck.parts.states import few_step, noise_states
@@ -19,7 +19,7 @@ from limbeck.recipe import Learn, Phase, Recipe
 from limbeck.roles import built, copy_of, frozen, learning
 
 ADAM = adam(lr=1e-5, betas=(0.0, 0.999))
-CRITIC = terms(denoise=fake_denoising(levels=lognormal_levels()), gan=gan_discriminator(), usual=ratio_drift())
+CRITIC = terms(denoise=fake_denoising(levels=EDM_LEVELS), gan=gan_discriminator(), usual=ratio_drift())
 C = "distill.student.loss.curvature"
 
 recipe = Recipe(

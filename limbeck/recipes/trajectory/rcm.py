@@ -9,7 +9,7 @@ from __future__ import annotations
 from limbeck.part import terms
 from limbeck.parts.continuous import apart, continuous_consistency, level_states, risen
 from limbeck.parts.distribution import distribution_matching, fake_denoising
-from limbeck.parts.levels import lognormal_levels
+from limbeck.parts.levels import logit_normal_levels
 from limbeck.parts.optimizer import adamw
 from limbeck.parts.schedule import piecewise
 from limbeck.parts.states import backward_simulated
@@ -17,10 +17,10 @@ from limbeck.recipe import Learn, Phase, Recipe
 from limbeck.roles import copy_of, frozen, learning
 
 OWN = backward_simulated(times=(1.0, 0.783, 0.609, 0.406))
-EVERYWHERE = lognormal_levels(mean=0.0, std=1.6)
+EVERYWHERE = logit_normal_levels(mean=0.0, std=1.6)
 TANGENT = continuous_consistency(sigma_data=1.0, warm=risen(share=0.01), eased=True)
 MATCH = apart(states=OWN, loss=distribution_matching(levels=EVERYWHERE))
-LATER, DATA = piecewise(values=(0.0, 1.0), until=(0.01,)), level_states(levels=lognormal_levels(mean=-0.8, std=1.6))
+LATER, DATA = piecewise(values=(0.0, 1.0), until=(0.01,)), level_states(levels=logit_normal_levels(mean=-0.8, std=1.6))
 
 recipe = Recipe(
     key="rcm", title="Large Scale Diffusion Distillation via Score-Regularized Continuous-Time Consistency",

@@ -7,7 +7,8 @@ itself; its one-step samples must pass for real; and on the straight lines that 
 from __future__ import annotations
 
 from limbeck.part import terms
-from limbeck.parts.consistency import consistency, huber_each, reverse_consistency
+from limbeck.parts.consistency import consistency, reverse_consistency
+from limbeck.parts.distance import huber_each
 from limbeck.parts.gan import discriminator_head, gan_discriminator
 from limbeck.parts.neighbours import free_step, teacher_step
 from limbeck.parts.optimizer import adamw
