@@ -34,6 +34,7 @@ from limbeck.adapters.sentence import Sentence
 from limbeck.adapters.source import open_player, read_for
 from limbeck.adapters.store import save_player
 from limbeck.adapters.text import check_tokenizers
+from limbeck.averaged import averaged, settled
 from limbeck.beds import Bed, beds, load_bed
 from limbeck.cite import bibtex
 from limbeck.comparison import compare
@@ -109,6 +110,7 @@ def distill(
     eval_every: int = 0,
     patience: int = 0,
     trackers: Sequence[str] = (),
+    average: float = 0.0,
     max_time: float = 0.0,
     resume: bool = False,
     dry_run: bool = False,
@@ -133,6 +135,7 @@ def distill(
         eval_every: steps between evaluations on held-out rows while learning.
         patience: evaluations without improvement after which a stage ends, with the best weights it had.
         trackers: where else metrics go: tensorboard, wandb, mlflow, trackio.
+        average: the decay of a moving average of the product's weights, which is what is kept in the end; 0 for none.
         max_time: seconds after which the run stops, resumable.
         resume: continue the run in `out`.
         dry_run: one step of each stage, nothing written.
@@ -150,6 +153,7 @@ def distill(
     """
     check_trackers(trackers)
     recipe = _sized(override(load(recipe_key), set or {}), steps, batch_size)
+    recipe = averaged(recipe, average) if average else recipe
     specs = {"teacher": teacher, "student": student, **(players or {})}
     job = _open(recipe, {name: str(s) for name, s in specs.items() if s is not None}, data, eval, seed)
     accelerator = _accelerator(precision, trackers, Path(out))
@@ -170,6 +174,7 @@ def distill(
         loop.execute()
         ended = loop.gather()
         if path is not None and accelerator.is_main_process:
+            settled(ended, recipe.product)
             _finish(job, ended, loop.data, path, seed, show)
         for net in job.nets.values():
             if isinstance(net, Recalled):

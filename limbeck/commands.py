@@ -259,6 +259,7 @@ def distill(
     eval_every: Annotated[int, typer.Option(min=0, help="Steps between evaluations; 0 for none.")] = 0,
     patience: Annotated[int, typer.Option(min=0, help="Evaluations without progress to stop after.")] = 0,
     tracker: Annotated[list[str], typer.Option(help="Where to log as well; repeatable.")] = [],  # noqa: B006
+    average: Annotated[float, typer.Option(help="Decay of a moving average of the weights to keep; 0 for none.")] = 0.0,
     max_time: Annotated[str | None, typer.Option(help="Stop after this long, such as 30m.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, train nothing.")] = False,
@@ -288,7 +289,7 @@ def distill(
         recipe or key, teacher=teacher, student=student, data=data, eval=eval, out=out or f"runs/{found['key']}",
         players=players, set=settings, seed=seed, steps=steps, batch_size=batch_size, micro_batch=micro_batch,
         shard=shard, precision=precision, eval_every=eval_every, patience=patience, trackers=tuple(tracker),
-        max_time=limit, resume=resume, dry_run=dry_run,
+        average=average, max_time=limit, resume=resume, dry_run=dry_run,
     )  # fmt: skip
     if os.environ.get("RANK", "0") == "0":  # of several processes, the first speaks
         print("nothing is wrong" if dry_run else run)
