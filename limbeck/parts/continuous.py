@@ -31,6 +31,7 @@ __all__ = [
     "apart",
     "consistency_tangent",
     "continuous_consistency",
+    "coordinates",
     "inverse_noise",
     "level_states",
     "level_weighed",
@@ -82,14 +83,16 @@ def consistency_tangent(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The change of the student's consistency function along the teacher's trajectory.
 
-    g = -w(u) (d F - dx/du) - r (cos(u) sin(u) x + d dF), with w = cos^2(u), or cos(u) sqrt(1 - r^2 sin^2(u)) if eased
+    g = -cos^2(u) (d F - dx/du) - r (cos(u) sin(u) x + d dF); eased,
+    g = -cos(u) sqrt(1 - r^2 sin^2(u)) (d F - dx/du) - r cos(u) sin(u) x - d dF
 
     Args:
         players: student and teacher answer "x0" and "eps" on columns x, t.
         batch: the states, columns x and t.
         sigma_data: d.
-        warm: r, from 0 to 1: how much of the second term is in already.
-        eased: whether the first term starts at its full weight cos(u), and falls to cos^2(u) as r rises.
+        warm: r, from 0 to 1: how much of what may be unstable is in already.
+        eased: whether the first term starts at its full weight cos(u) and falls to cos^2(u) as r rises, with all of the
+            derivative from the start.
 
     Returns:
         The point (B, ...) and u (B,) on the trigonometric path, and g (B, ...); none of them with gradient.
@@ -109,7 +112,7 @@ def consistency_tangent(
 
         velocity, slope = jvp(student, (x, u), (cos * sin * field, torch.cos(u) * torch.sin(u)))
         share = cos * (1 - warm**2 * sin.square()).sqrt() if eased else cos.square()
-        return x, u, -share * (velocity - field) - warm * (cos * sin * x + slope)
+        return x, u, -share * (velocity - field) - warm * cos * sin * x - (slope if eased else warm * slope)
 
 
 @part
@@ -192,6 +195,26 @@ def level_states(players: Players, batch: Batch, *, levels: Expr = EDM_LEVELS) -
         (tensor([0.2315, 0.2315]), torch.Size([2, 3]))
     """
     return noised(players, batch, batch.x, levels, "states").with_(real=batch.x)
+
+
+@part
+def coordinates(players: Players, batch: Batch) -> Tensor:
+    """The weight that makes a mean over coordinates their sum.
+
+    N
+
+    Args:
+        players: not asked.
+        batch: rows whose column x has the shape of a datum.
+
+    Returns:
+        (B,).
+
+    Example:
+        >>> coordinates()(None, Batch({"x": torch.zeros(1, 3, 4)}))
+        tensor([12.])
+    """
+    return torch.full((batch.size,), float(batch.x[0].numel()), dtype=batch.x.dtype, device=batch.device)
 
 
 @part
