@@ -43,7 +43,7 @@ def guided_velocity(player: Player, batch: Batch, y: Tensor | None, scale: float
     Raises:
         BadValue: a scale other than 1 for a net without classes, or without a class.
 
-    Source: Ho and Salimans, arXiv:2207.12598, equation 6, with w counted from 1.
+    Source: Ho and Salimans, arXiv:2207.12598, with w counted from 1.
     """
     with_class: Tensor = player(batch.with_() if y is None else batch.with_(y=y), "velocity")
     if scale == 1:
@@ -136,7 +136,7 @@ def flow_edit(
         BadValue: fewer than one copy, or more steps left out or plain than there are.
         UnknownName: the batch has no column y, or none `target`.
 
-    Source: Kulikov et al., arXiv:2412.08629, algorithm 1.
+    Source: Kulikov et al., arXiv:2412.08629, and its code.
     """
     y, wanted = batch["y"], batch["target"]
     steps = len(times) - 1
@@ -200,7 +200,7 @@ def noise_edit(
     Raises:
         UnknownName: the batch has no column `target`.
 
-    Source: Meng et al., arXiv:2108.01073, algorithm 1, on this path.
+    Source: Meng et al., arXiv:2108.01073, on this path.
     """
     x = batch.x
     grid = torch.tensor(times, dtype=x.dtype, device=x.device).expand(batch.size, -1)
