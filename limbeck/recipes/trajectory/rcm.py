@@ -18,9 +18,9 @@ from limbeck.roles import copy_of, frozen, learning
 
 OWN = backward_simulated(times=(1.0, 0.783, 0.609, 0.406))
 EVERYWHERE = lognormal_levels(mean=0.0, std=1.6)
-TANGENT = continuous_consistency(sigma_data=1.0, warm=risen(share=0.01), eased=True)
+TANGENT = continuous_consistency(sigma_data=1.0, warm=risen(share=0.05), eased=True)
 MATCH = apart(states=OWN, loss=distribution_matching(levels=EVERYWHERE))
-LATER, DATA = piecewise(values=(0.0, 1.0), until=(0.01,)), level_states(levels=lognormal_levels(mean=-0.8, std=1.6))
+LATER, DATA = piecewise(values=(0.0, 1.0), until=(0.05,)), level_states(levels=lognormal_levels(mean=-0.8, std=1.6))
 
 recipe = Recipe(
     key="rcm", title="Large Scale Diffusion Distillation via Score-Regularized Continuous-Time Consistency",
@@ -40,9 +40,9 @@ recipe = Recipe(
         ),
     ),
     deviates=(
-        "the levels of the student's own run are those at which the code samples; in training it draws them anew",
+        "the levels of the student's own run are those at which the code used to sample; in training it draws them",
         "how many steps that run has is drawn for every row; in the code it goes round from one update to the next",
-        "scores are compared at the paper's levels; the code for Wan draws them evenly and shifts them",
+        "scores are compared, and the student learns, at the code's general levels; for Wan it has noisier ones",
         "the matching term is half its square, and a mean over coordinates, as is usual here; the code sums",
         "the critic learns while the tangent warms up; what is not finite stops the run, where the code leaves it out",
     ),
