@@ -45,6 +45,5 @@ recipe = Recipe(
     deviates=(
         "levels and weight are those of DMD2, so that one step with fixed latents is its gradient",
         "the level stays the same over the chain",
-        "no code is public: rates of the chain, steps and batch size could not be checked",
     ),
 )
