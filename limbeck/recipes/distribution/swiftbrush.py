@@ -41,8 +41,7 @@ recipe = Recipe(
     ),
     sampler=few_step(),
     deviates=(
-        "the critic is asked without guidance, where the code guides it as the teacher, and always with its prompt, "
-        "which the code drops in a tenth of the steps",
+        "the critic is neither guided nor ever without its prompt; the code does both, the latter in a tenth of steps",
         "the critic's loss is on the noise; the code weighs it by alpha^2",
         "gradients are not clipped, and there is no moving average; the code has both",
         "rows of data give prompts and shapes alone; of pictures nothing is read",
