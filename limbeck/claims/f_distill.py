@@ -30,6 +30,7 @@ claim = Claim(
         "distill.steps": 300, "distill.batch_size": 128, "distill.critic.times": 3,
         f"{CRITIC}.denoise.levels": EVEN, f"{CRITIC}.denoise.sigma_data": 1.4, f"{CRITIC}.gan.levels": EVEN,
         f"{CRITIC}.usual.levels": EVEN, f"{STUDENT}.match.levels": NEAR, f"{STUDENT}.gan.levels": NEAR,
+        f"{STUDENT}.gan.weight": 1e-3,
         "critic": learning(QUICK), "head.optimizer": QUICK,
         "student.optimizer": adamw(lr=linear(start=5e-3, end=2.5e-4), betas=(0.5, 0.95)),
     },

@@ -26,7 +26,7 @@ claim = Claim(
         "distill.critic.loss.levels": EVEN, f"{LOSS}.match.loss.levels": EVEN,
         "distill.student.batch.levels": logit_normal_levels(mean=0.5, std=1.6), f"{LOSS}.consistency.warm.share": 0.1,
         "critic": learning(adamw(lr=linear(start=5e-3, end=5e-4), betas=(0.5, 0.95))),
-        "student.optimizer": adamw(lr=linear(start=5e-3, end=2.5e-4), betas=(0.5, 0.95)), TANGENT: 1.0, MATCH: 1.0,
+        "student.optimizer": adamw(lr=linear(start=5e-3, end=2.5e-4), betas=(0.5, 0.95)), TANGENT: 1.0, MATCH: 0.5,
     },
     arms={"rcm": Arm(), "tangent alone": Arm(set={MATCH: 0.0}), "matching alone": Arm(set={TANGENT: 0.0})},
     probes={"sw2": sliced_w2(), "quality": mode_quality(), "recall": mode_recall()},
@@ -34,7 +34,7 @@ claim = Claim(
     tune=Tune(
         "sw2",
         {
-            "rcm": {MATCH: (0.3, 1.0), "student.optimizer.lr.start": (2.5e-3, 5e-3)},
+            "rcm": {MATCH: (0.15, 0.5), "student.optimizer.lr.start": (2.5e-3, 5e-3)},
             "tangent alone": RATES, "matching alone": RATES,
         },
     ),

@@ -22,6 +22,7 @@ claim = Claim(
         "distill.steps": 400,
         "distill.batch_size": 128,
         "distill.student.loss.scale": 1.0,
+        "distill.student.loss.critic_scale": 1.0,
         "critic.optimizer": adamw(lr=2e-3, betas=(0.5, 0.95)),
         "student.optimizer": adamw(lr=linear(start=1e-3, end=1e-4), betas=(0.5, 0.95)),
     },

@@ -43,7 +43,7 @@ def reached(player: Player, batch: Batch, told: bool = True) -> Tensor:
     Returns:
         (B, ...).
 
-    Source: Kim et al., arXiv:2310.02279, equation 9; untold: Zheng et al., arXiv:2402.19159, section 4.1.
+    Source: Kim et al., arXiv:2310.02279, the decoder; untold: Zheng et al., arXiv:2402.19159, for one step.
     """
     s = batch.get("s", torch.zeros_like(batch.t))
     hidden = {name: column for name, column in batch.columns.items() if told or name != "s"}
@@ -80,7 +80,7 @@ def consistency(
         >>> consistency(distance=squared())(SimpleNamespace(student=half, target=half), batch)
         tensor([0.5000])
 
-    Source: Song et al., arXiv:2303.01469, equations 7 and 10; with s: Kim et al., arXiv:2310.02279, equation 11.
+    Source: Song et al., arXiv:2303.01469, algorithms 2 and 3; with s: Kim et al., arXiv:2310.02279.
     """
     here = reached(players.student, batch, told)
     with torch.no_grad():
@@ -131,6 +131,6 @@ def gap_weight(players: Players, batch: Batch) -> Tensor:
         >>> gap_weight()(None, Batch({"t": torch.tensor([0.5]), "r": torch.tensor([0.0])}))
         tensor([1.])
 
-    Source: Song and Dhariwal, arXiv:2310.14189, equation 8.
+    Source: Song and Dhariwal, arXiv:2310.14189, the weight of levels.
     """
     return 1 / (batch.t / (1 - batch.t) - batch.r / (1 - batch.r))

@@ -51,7 +51,7 @@ def trig(sigma_data: float) -> Path:
         >>> path.time(torch.tensor([0.5])), path.sigma(torch.tensor([torch.pi / 2]))
         (tensor([0.7854]), tensor([0.5000]))
 
-    Source: Lu and Song, arXiv:2410.11081, equation 3.
+    Source: Lu and Song, arXiv:2410.11081, TrigFlow.
     """
     return Path(torch.cos, lambda u: sigma_data * torch.sin(u), lambda r: torch.atan(r / sigma_data))
 
@@ -71,7 +71,7 @@ def trig_velocity(player: Player, batch: Batch, x: Tensor, u: Tensor, sigma_data
     Returns:
         (B, ...).
 
-    Source: Chen et al., arXiv:2503.09641, equations 6 to 8.
+    Source: Chen et al., arXiv:2503.09641, the change from a flow model to TrigFlow.
     """
     there, t = to_rectified(trig(sigma_data), x, u)
     x0, eps = player(batch.with_(x=there, t=t), "x0", "eps")
@@ -100,7 +100,8 @@ def consistency_tangent(
     Raises:
         UnknownName: there is no player `teacher`.
 
-    Source: Lu and Song, arXiv:2410.11081, equation 6 and section 4.1; eased: Zheng et al., arXiv:2510.08431, code.
+    Source: Lu and Song, arXiv:2410.11081, section 5.1; eased: the code of Zheng et al., arXiv:2510.08431, where dF
+        counts in full from the start.
     """
     with torch.no_grad():
         x, u = from_rectified(trig(sigma_data), batch.x, batch.t)
@@ -163,7 +164,7 @@ def continuous_consistency(
     Raises:
         UnknownName: there is no player `teacher`.
 
-    Source: Lu and Song, arXiv:2410.11081, algorithm 1.
+    Source: Lu and Song, arXiv:2410.11081, the training of sCM.
     """
     x, u, g = consistency_tangent(players, batch, sigma_data=sigma_data, warm=warm, eased=eased)
     g = g / (like(g.flatten(1).norm(dim=1), g) + soft)

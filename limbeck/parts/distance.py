@@ -66,7 +66,7 @@ def pseudo_huber(difference: Tensor, *, c: float = 0.00054) -> Tensor:
         >>> pseudo_huber(c=0.0)(torch.tensor([[3.0, 4.0]])), pseudo_huber(c=1.0)(torch.zeros(1, 4))
         (tensor([5.]), tensor([0.]))
 
-    Source: Song and Dhariwal, arXiv:2310.14189, section 3.3.
+    Source: Song and Dhariwal, arXiv:2310.14189, the pseudo-Huber distance.
     """
     return turned(squared.fn(difference), c * difference[0].numel() ** 0.5)
 
@@ -88,6 +88,6 @@ def huber_each(difference: Tensor, *, c: float = 0.001) -> Tensor:
         >>> huber_each(c=0.0)(torch.tensor([[3.0, -5.0]]))
         tensor([4.])
 
-    Source: Song and Dhariwal, arXiv:2310.14189, section 3.3, as latent models use it.
+    Source: Song and Dhariwal, arXiv:2310.14189, the pseudo-Huber distance, as latent models use it.
     """
     return turned(difference.square(), c).flatten(1).mean(1)

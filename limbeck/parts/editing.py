@@ -108,7 +108,7 @@ def flow_edit(
         BadValue: fewer than one copy, or more steps left out or plain than there are.
         UnknownName: the batch has no column y, or none `target`.
 
-    Source: Kulikov et al., arXiv:2412.08629, algorithm 1.
+    Source: Kulikov et al., arXiv:2412.08629, and its code.
     """
     steps = len(times) - 1
     if copies < 1 or min(skip, plain) < 0 or skip + plain > steps:
@@ -171,7 +171,7 @@ def noise_edit(
     Raises:
         UnknownName: the batch has no column `target`.
 
-    Source: Meng et al., arXiv:2108.01073, algorithm 1, on this path.
+    Source: Meng et al., arXiv:2108.01073, on this path.
     """
     x = batch.x
     grid = torch.tensor(times, dtype=x.dtype, device=x.device).expand(batch.size, -1)

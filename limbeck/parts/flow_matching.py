@@ -86,7 +86,7 @@ def straight_path(players: Players, batch: Batch, *, sigma_min: float = 1e-5) ->
     Raises:
         BadValue: sigma_min outside [0, 1).
 
-    Source: Lipman et al., arXiv:2210.02747, equation 20, with time reversed.
+    Source: Lipman et al., arXiv:2210.02747, the path of optimal transport, with time reversed.
     """
     if not 0 <= sigma_min < 1:
         raise BadValue(f"sigma_min must lie in [0, 1), got {sigma_min}")
@@ -116,7 +116,7 @@ def vp_linear(beta_min: float, beta_max: float) -> Path:
         >>> vp_linear(0.1, 20.0).alpha(torch.ones(1))
         tensor([0.0066])
 
-    Source: Song et al., arXiv:2011.13456, equation 33.
+    Source: Song et al., arXiv:2011.13456, the variance-preserving SDE.
     """
     if not 0 < beta_min <= beta_max:
         raise BadValue(f"the noise rate must be positive and not fall, got {beta_min:g} to {beta_max:g}")
@@ -147,7 +147,7 @@ def diffusion_path(players: Players, batch: Batch, *, beta_min: float = 0.1, bet
     Returns:
         The module.
 
-    Source: Lipman et al., arXiv:2210.02747, equation 18, with the rates of Song et al., arXiv:2011.13456.
+    Source: Lipman et al., arXiv:2210.02747, the path of diffusion, with the rates of Song et al., arXiv:2011.13456.
     """
     return OwnPath(vp_linear(beta_min, beta_max))
 
@@ -172,7 +172,7 @@ def path_states(players: Players, batch: Batch, *, least: float = 1e-5) -> Batch
     Raises:
         UnknownName: there is no player `path`.
 
-    Source: Lipman et al., arXiv:2210.02747, equation 14.
+    Source: Lipman et al., arXiv:2210.02747, the loss on a Gaussian path.
     """
     x0, own = batch.x, players.path
     u = least + (1 - least) * batch.rng.uniform("level").view(-1).to(x0.dtype)
@@ -225,7 +225,7 @@ def flow_matching(players: Players, batch: Batch) -> Tensor:
     Raises:
         UnknownName: the batch has no column `velocity`.
 
-    Source: Lipman et al., arXiv:2210.02747, equation 9; Liu et al., arXiv:2209.03003, equation 1.
+    Source: Lipman et al., arXiv:2210.02747, conditional flow matching; Liu et al., arXiv:2209.03003.
     """
     return _residual(players, batch).square().sum(1)
 
@@ -247,7 +247,7 @@ def huber_matching(players: Players, batch: Batch, *, c: float = 0.00054) -> Ten
     Raises:
         UnknownName: the batch has no column `velocity`.
 
-    Source: Lee et al., arXiv:2405.20320, section 4.2, with c of Song and Dhariwal, arXiv:2310.14189.
+    Source: Lee et al., arXiv:2405.20320, and its code, with c of Song and Dhariwal, arXiv:2310.14189.
     """
     r = _residual(players, batch)
     d = r.shape[1]
@@ -298,7 +298,7 @@ def path_sample(players: Players, batch: Batch, *, solver: Expr = EULER, steps: 
     Raises:
         UnknownName: there is no player `path`.
 
-    Source: Lipman et al., arXiv:2210.02747, section 6.2.
+    Source: Lipman et al., arXiv:2210.02747, the comparison at few evaluations.
     """
     own = players.path.module
     assert isinstance(own, OwnPath)

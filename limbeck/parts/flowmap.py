@@ -116,7 +116,7 @@ def triangle_states(players: Players, batch: Batch, *, diagonal: float = 0.75) -
         >>> bool((states.s <= states.t).all()), 30 < int((states.s == states.t).sum()) < 70
         (True, True)
 
-    Source: Boffi et al., arXiv:2505.18825, algorithm 1, with time reversed.
+    Source: Boffi et al., arXiv:2505.18825, the training of the map, with time reversed.
     """
     x0, rng = batch.x, batch.rng
     noise = rng.normal("noise", *x0.shape[1:]).to(x0.dtype)
@@ -203,7 +203,7 @@ def semigroup(players: Players, batch: Batch, *, low: float = 0.5, high: float =
         tensor([0., 0.])
 
     Source: Boffi et al., arXiv:2505.18825, progressive self-distillation; at the middle, Frans et al.,
-        arXiv:2410.12557, equation 4.
+        arXiv:2410.12557.
     """
     x, t, s = batch.x, batch.t, batch.s
     g = low + (high - low) * batch.rng.uniform("split").view(-1).to(t.dtype)

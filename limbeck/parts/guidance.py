@@ -38,7 +38,7 @@ class Guided(nn.Module):
     Raises:
         BadValue: a net without classes.
 
-    Source: Ho and Salimans, arXiv:2207.12598, equation 6, with w counted from 1.
+    Source: Ho and Salimans, arXiv:2207.12598, with w counted from 1.
     """
 
     def __init__(self, net: nn.Module, scale: float) -> None:
@@ -82,7 +82,7 @@ def guided(field: Player, batch: Batch, want: str, scale: float = 1.0) -> Tensor
     Raises:
         BadValue: a scale other than 1 for a field without classes, or without a class of every row.
 
-    Source: Ho and Salimans, arXiv:2207.12598, equation 6, with w counted from 1.
+    Source: Ho and Salimans, arXiv:2207.12598, with w counted from 1.
     """
     with_class: Tensor = field(batch, want)
     if scale == 1:
@@ -111,7 +111,7 @@ def dropped_labels(players: Players, batch: Batch, *, share: float = 0.1) -> Bat
     Raises:
         BadValue: an unconditional student, or a class outside 0 .. K.
 
-    Source: Ho and Salimans, arXiv:2207.12598, algorithm 1.
+    Source: Ho and Salimans, arXiv:2207.12598, training with guidance.
     """
     classes = int(getattr(players.student, "classes", 0) or 0)
     if not classes:
@@ -143,6 +143,6 @@ def guidance_scales(players: Players, batch: Batch, *, low: float = 1.0, high: f
         >>> batch.w
         tensor([2., 2.])
 
-    Source: Meng et al., arXiv:2210.03142, algorithm 1.
+    Source: Meng et al., arXiv:2210.03142, the first of two stages.
     """
     return batch.with_(w=low + (high - low) * batch.rng.uniform("guidance").view(-1))

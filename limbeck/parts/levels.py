@@ -37,7 +37,7 @@ def logit_normal_levels(players: Players, batch: Batch, *, mean: float = 0.0, st
         >>> logit_normal_levels(mean=0.0, std=0.0)(None, Batch({"x": torch.zeros(2, 1)}))
         tensor([0.5000, 0.5000])
 
-    Source: Esser et al., arXiv:2403.03206, equation 19; Karras et al., arXiv:2206.00364, table 1.
+    Source: Esser et al., arXiv:2403.03206, logit-normal sampling; Karras et al., arXiv:2206.00364, for the noise.
     """
     return torch.sigmoid(mean + std * batch.rng.normal("level").view(-1))
 
@@ -67,7 +67,7 @@ def u_shaped_levels(players: Players, batch: Batch, *, steepness: float = 4.0) -
         >>> bool(((t - 0.5).abs() > 0.25).float().mean() > 0.8)
         True
 
-    Source: Lee et al., arXiv:2405.20320, section 4.1.
+    Source: Lee et al., arXiv:2405.20320, the U-shaped distribution.
     """
     u = batch.rng.uniform("level").view(-1)
     t = torch.log1p(u * math.expm1(steepness)) / steepness

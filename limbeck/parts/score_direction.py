@@ -64,7 +64,7 @@ def latent_levels(players: Players, batch: Batch, *, low: float = 0.02, high: fl
         >>> latent_levels(low=0.2, high=0.2)(None, Batch({"x": torch.zeros(1, 1)}))
         tensor([0.3637])
 
-    Source: Rombach et al., arXiv:2112.10752, table 15; the range: Poole et al., arXiv:2209.14988, section 3.1.
+    Source: Rombach et al., arXiv:2112.10752, and its configuration; the range: Poole et al., arXiv:2209.14988.
     """
     n = 1000 * (low + (high - low) * batch.rng.uniform("level").view(-1))
     ratio = LATENT.sigma(n) / LATENT.alpha(n)
@@ -90,7 +90,7 @@ def prompted(field: Player, seen: Batch, scale: float = 1.0) -> Tensor:
     Raises:
         BadValue: a scale other than 1 for a field without classes.
 
-    Source: Ho and Salimans, arXiv:2207.12598, equation 6, with w counted from 1.
+    Source: Ho and Salimans, arXiv:2207.12598, with w counted from 1.
     """
     eps: Tensor = field(seen, "eps")
     if scale == 1:
@@ -159,7 +159,7 @@ def score_distillation(players: Players, batch: Batch, *, levels: Expr = ALL, sc
     Raises:
         BadValue: guidance from a teacher without classes.
 
-    Source: Poole et al., arXiv:2209.14988, equation 3.
+    Source: Poole et al., arXiv:2209.14988, the gradient of score distillation.
     """
     x = players.scene(batch, "x0")
     t, e = _noise(players, batch, levels)
@@ -189,7 +189,7 @@ def variational_score(
         BadValue: guidance from a field without classes.
         UnknownName: there is no player `critic`.
 
-    Source: Wang et al., arXiv:2305.16213, equation 9.
+    Source: Wang et al., arXiv:2305.16213, the gradient of a particle, with the weight of its code.
     """
     x = players.scene(batch, "x0")
     seen = _at(batch, x, *_noise(players, batch, levels))
@@ -215,7 +215,7 @@ def critic_denoising(players: Players, batch: Batch, *, levels: Expr = EVERY) ->
     Raises:
         UnknownName: there is no player `critic`.
 
-    Source: Wang et al., arXiv:2305.16213, equation 8.
+    Source: Wang et al., arXiv:2305.16213, the loss of the critic.
     """
     x = players.scene(batch, "x0")
     t, e = _noise(players, batch, levels, "critic")
@@ -250,7 +250,7 @@ def noise_free(
     Raises:
         BadValue: a teacher without classes.
 
-    Source: Katzir et al., arXiv:2310.17590, section 4.
+    Source: Katzir et al., arXiv:2310.17590, equation 6.
     """
     x = players.scene(batch, "x0")
     seen = _at(batch, x, *_noise(players, batch, levels))
@@ -279,7 +279,7 @@ def delta_denoising(players: Players, batch: Batch, *, levels: Expr = ALL, scale
         UnknownName: the rows have no target.
         BadValue: guidance from a teacher without classes.
 
-    Source: Hertz et al., arXiv:2304.07090, equation 3; with a mask: Park et al., arXiv:2310.02712.
+    Source: Hertz et al., arXiv:2304.07090, the delta denoising score; with a mask: Park et al., arXiv:2310.02712.
     """
     x = players.scene(batch, "x0")
     t, e = _noise(players, batch, levels)

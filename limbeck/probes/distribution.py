@@ -129,7 +129,7 @@ def gaussian_mmd(x: Tensor, y: Tensor, bandwidth: float) -> float:
         >>> round(gaussian_mmd(torch.zeros(3, 1), torch.full((3, 1), 100.0), 1.0), 4)
         1.4142
 
-    Source: Gretton et al., "A kernel two-sample test", 2012, equation 5.
+    Source: Gretton et al., "A kernel two-sample test", 2012.
     """
 
     def k(a: Tensor, b: Tensor) -> float:
@@ -164,7 +164,7 @@ def mmd(
     Raises:
         UnknownName: the test split has no column x.
 
-    Source: Gretton et al., "A kernel two-sample test", 2012, equation 5.
+    Source: Gretton et al., "A kernel two-sample test", 2012.
     """
     x, truth = sampled(players, data, draw, rows)
     return gaussian_mmd(x, truth.x.flatten(1).double(), bandwidth)

@@ -48,7 +48,7 @@ def displacement(players: Players, data: Mapping[str, Source], *, edited: str = 
     Raises:
         UnknownName: the rows have no column `real`.
 
-    Source: Kulikov et al., arXiv:2412.08629, section 4.
+    Source: Kulikov et al., arXiv:2412.08629.
     """
     batch = _first(data, edited, rows)
     return _root(batch.x - batch.real)
@@ -74,7 +74,7 @@ def inversion_error(
     Raises:
         UnknownName: the rows have no column `noise`, or there is no player `oracle`.
 
-    Source: Wang et al., arXiv:2411.04746, section 3.2; the exact flow takes the place of a reconstruction.
+    Source: Wang et al., arXiv:2411.04746; the exact flow takes the place of a reconstruction.
     """
     batch = _first(data, edited, rows)
     level = torch.zeros(batch.size, dtype=batch.x.dtype)

@@ -17,7 +17,7 @@ from limbeck.parts.optimizer import adamw
 from limbeck.recipe import Learn, Phase, Recipe
 from limbeck.roles import built, frozen, learning
 
-SLOW = adamw(lr=2e-6)
+SLOW = adamw(lr=2e-6, weight_decay=0.0)
 WIDE, LOW = logit_normal_levels(mean=0.2, std=1.6), logit_normal_levels(mean=-0.6, std=1.0)
 TANGENT = continuous_consistency(sigma_data=0.5, warm=risen(share=0.2))
 OFTEN = level_states(levels=often_noise(levels=WIDE, share=0.5))
