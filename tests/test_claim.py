@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -113,6 +115,24 @@ def test_tuning_takes_the_best_point_and_never_sees_test_rows(toy: Any, monkeypa
     assert chosen == {"long": {"student.optimizer.lr": 0.1}, "short": {"student.optimizer.lr": 0.1}}
     assert {split for *_, split in seen} == {"valid"}
     assert min(min(seeds) for *_, seeds, _ in seen) >= claims.TUNING_SEEDS
+
+
+def test_an_arm_is_tuned_anew_only_where_its_grid_is_new(
+    toy: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(claims, "EVIDENCE", tmp_path)
+    old = {
+        "tuned": {"long": {"lr": 0.3}, "short": {"lr": 0.1}},
+        "grid": {"long": {"lr": [0.3]}, "short": {"lr": [0.1]}},
+    }
+    (tmp_path / "toy.json").write_text(json.dumps(old))
+    grid = {"long": {"lr": (0.3,)}, "short": {"student.optimizer.lr": (0.2,)}}
+    what = claim((more("score", "long", "short", by=0.01),), tune=Tune("score", grid))
+    toy(what)
+    known = claims.remembered("toy", what)
+    assert known == {"long": {"lr": 0.3}}
+    tuned = tune(Trial(recipe(what), what, lambda line: None), known)
+    assert tuned == {"long": {"lr": 0.3}, "short": {"student.optimizer.lr": 0.2}}
 
 
 def test_arms_are_tuned_with_equal_numbers_of_trials(toy: Any) -> None:
