@@ -140,7 +140,7 @@ def stein_variate(players: Players, seen: Batch, e: Tensor, baseline: Expr) -> T
         (B, ...), in the wider type of x_t and e. Gradients flow to what the baseline learns; under `no_grad` the graph
         of the slope is not kept.
 
-    Source: Stein, "Estimation of the mean of a multivariate normal distribution", 1981, lemma 2.
+    Source: Stein, "Estimation of the mean of a multivariate normal distribution", 1981, the lemma on Gaussians.
     """
     learns = torch.is_grad_enabled()
     with torch.enable_grad():
@@ -190,7 +190,7 @@ def stein_score(
         BadValue: guidance from a teacher without classes.
         UnknownName: there is no player `variate`.
 
-    Source: Wang et al., arXiv:2401.00604.
+    Source: Wang et al., arXiv:2401.00604, Stein score distillation.
     """
     x = players.scene(batch, "x0")
     with torch.no_grad():
@@ -220,7 +220,7 @@ def stein_moment(
         BadValue: guidance from a teacher without classes.
         UnknownName: there is no player `variate`.
 
-    Source: Wang et al., arXiv:2401.00604.
+    Source: Wang et al., arXiv:2401.00604, the weights of the control variate.
     """
     x = players.scene(batch, "x0").detach()
     return _direction(players, batch, x, levels, scale, baseline, "variate").square().flatten(1).mean(1)
