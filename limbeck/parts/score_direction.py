@@ -34,7 +34,10 @@ __all__ = [
     "critic_denoising",
     "delta_denoising",
     "latent_levels",
+    "level_noise",
+    "level_weight",
     "noise_free",
+    "noised_at",
     "prompted",
     "score_distillation",
     "unprompted",
@@ -123,21 +126,48 @@ def unprompted(field: Player, seen: Batch, prompt: int = 0) -> Tensor:
     return field(seen.with_(y=torch.full((seen.size,), classes - prompt, device=seen.device)), "eps")  # type: ignore[no-any-return]
 
 
-def _noise(players: Players, batch: Batch, levels: Expr, name: str = "score") -> tuple[Tensor, Tensor]:
-    """The level of each row, (B,), and its noise in the shape of a datum, (B, ...)."""
+def level_noise(players: Players, batch: Batch, levels: Expr, name: str = "score") -> tuple[Tensor, Tensor]:
+    """Draw for each row the level and the noise at which the scene is looked at.
+
+    Args:
+        players: those that the level part asks.
+        batch: the rows; x has the shape of a datum.
+        levels: a level part.
+        name: of the draw; two directions under one name see the same levels and noise.
+
+    Returns:
+        t (B,), and e in the shape of x.
+    """
     rng = batch.rng.fold(name)
     t = levels(players, replace(batch, rng=rng, memo={}))  # type: ignore[operator]
     return t, rng.normal("noise", *batch.x.shape[1:])
 
 
-def _at(batch: Batch, x: Tensor, t: Tensor, e: Tensor) -> Batch:
-    """The rows with x carried to level t by the noise e; nothing flows back."""
+def noised_at(batch: Batch, x: Tensor, t: Tensor, e: Tensor) -> Batch:
+    """The rows with something else in x, carried to level t by the noise e; nothing flows back to it.
+
+    x_t = (1 - t) x + t e
+
+    Args:
+        batch: the rows.
+        x: (B, ...).
+        t: (B,).
+        e: in the shape of x.
+
+    Returns:
+        The batch with x_t in `x` and the level in `t`, in the type of x.
+    """
     x, t = x.detach(), t.to(x.dtype)
     return batch.with_(x=(1 - like(t, x)) * x + like(t, x) * e.to(x.dtype), t=t)
 
 
-def _weight(t: Tensor, x: Tensor) -> Tensor:
-    """w_t, with the axes of x."""
+def level_weight(t: Tensor, x: Tensor) -> Tensor:
+    """How much a direction counts at each level: t^2 / ((1 - t)^2 + t^2), with the axes of x.
+
+    Example:
+        >>> level_weight(torch.tensor([0.5, 1.0]), torch.zeros(2, 3)).tolist()
+        [[0.5], [1.0]]
+    """
     return like(t.square() / ((1 - t).square() + t.square()), x)
 
 
@@ -162,9 +192,9 @@ def score_distillation(players: Players, batch: Batch, *, levels: Expr = ALL, sc
     Source: Poole et al., arXiv:2209.14988, the gradient of score distillation.
     """
     x = players.scene(batch, "x0")
-    t, e = _noise(players, batch, levels)
-    seen = _at(batch, x, t, e)
-    return inject(x, _weight(t, x) * (prompted(players.teacher, seen, scale) - e))
+    t, e = level_noise(players, batch, levels)
+    seen = noised_at(batch, x, t, e)
+    return inject(x, level_weight(t, x) * (prompted(players.teacher, seen, scale) - e))
 
 
 @part
@@ -192,10 +222,10 @@ def variational_score(
     Source: Wang et al., arXiv:2305.16213, the gradient of a particle, with the weight of its code.
     """
     x = players.scene(batch, "x0")
-    seen = _at(batch, x, *_noise(players, batch, levels))
+    seen = noised_at(batch, x, *level_noise(players, batch, levels))
     with torch.no_grad():
         own = prompted(players.critic, seen, critic_scale)
-    return inject(x, _weight(seen.t, x) * (prompted(players.teacher, seen, scale) - own))
+    return inject(x, level_weight(seen.t, x) * (prompted(players.teacher, seen, scale) - own))
 
 
 @part
@@ -218,8 +248,8 @@ def critic_denoising(players: Players, batch: Batch, *, levels: Expr = EVERY) ->
     Source: Wang et al., arXiv:2305.16213, the loss of the critic.
     """
     x = players.scene(batch, "x0")
-    t, e = _noise(players, batch, levels, "critic")
-    return (players.critic(_at(batch, x, t, e), "eps") - e).square().flatten(1).mean(1)
+    t, e = level_noise(players, batch, levels, "critic")
+    return (players.critic(noised_at(batch, x, t, e), "eps") - e).square().flatten(1).mean(1)
 
 
 @part
@@ -253,10 +283,10 @@ def noise_free(
     Source: Katzir et al., arXiv:2310.17590, equation 6.
     """
     x = players.scene(batch, "x0")
-    seen = _at(batch, x, *_noise(players, batch, levels))
+    seen = noised_at(batch, x, *level_noise(players, batch, levels))
     none, bad = unprompted(players.teacher, seen), unprompted(players.teacher, seen, negative)
     domain = none - bad * like(seen.t >= split, x)
-    return inject(x, _weight(seen.t, x) * (domain + scale * (prompted(players.teacher, seen) - none)))
+    return inject(x, level_weight(seen.t, x) * (domain + scale * (prompted(players.teacher, seen) - none)))
 
 
 @part
@@ -282,7 +312,7 @@ def delta_denoising(players: Players, batch: Batch, *, levels: Expr = ALL, scale
     Source: Hertz et al., arXiv:2304.07090, the delta denoising score; with a mask: Park et al., arXiv:2310.02712.
     """
     x = players.scene(batch, "x0")
-    t, e = _noise(players, batch, levels)
-    aim, source = _at(batch.with_(y=batch.target), x, t, e), _at(batch, batch.x, t, e)
+    t, e = level_noise(players, batch, levels)
+    aim, source = noised_at(batch.with_(y=batch.target), x, t, e), noised_at(batch, batch.x, t, e)
     change = prompted(players.teacher, aim, scale) - prompted(players.teacher, source, scale)
-    return inject(x, _weight(t, x) * change * batch.get("region", 1.0))
+    return inject(x, level_weight(t, x) * change * batch.get("region", 1.0))
