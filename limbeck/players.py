@@ -236,6 +236,11 @@ class Players(Mapping[str, Player]):
         """
         return Players(self._players, self._names | {role: self[player].name for role, player in names.items()})
 
+    def replaced(self, **players: Player) -> Players:
+        """The same players, with others under some names."""
+        names = {role: name for role, name in self._names.items() if role not in players}
+        return Players(self._players | players, names)
+
     def turn(self, phase: str, learns: tuple[str, ...] = ()) -> None:
         """Begin a phase: those in `learns` learn, all others stand still."""
         for player in self._players.values():

@@ -26,6 +26,7 @@ from limbeck.batch import Batch
 from limbeck.errors import BadValue
 from limbeck.part import Expr, part
 from limbeck.parts.distribution import inject
+from limbeck.parts.guidance import guided
 from limbeck.parts.path import vp_table
 from limbeck.parts.states import like
 from limbeck.players import Player, Players
@@ -38,7 +39,6 @@ __all__ = [
     "level_weight",
     "noise_free",
     "noised_at",
-    "prompted",
     "score_distillation",
     "unprompted",
     "variational_score",
@@ -75,31 +75,6 @@ def latent_levels(players: Players, batch: Batch, *, low: float = 0.02, high: fl
 
 
 ALL, EVERY = latent_levels(), latent_levels(low=0.0, high=0.999)
-
-
-def prompted(field: Player, seen: Batch, scale: float = 1.0) -> Tensor:
-    """The noise that a field sees under its prompt, pushed away from what it sees under none.
-
-    eps(none) + w (eps(y) - eps(none)); a scale of 1 asks for eps(y) alone
-
-    Args:
-        field: answers "eps" on columns x, t and its prompt y.
-        seen: the noised rows.
-        scale: w.
-
-    Returns:
-        (B, ...).
-
-    Raises:
-        BadValue: a scale other than 1 for a field without classes.
-
-    Source: Ho and Salimans, arXiv:2207.12598, with w counted from 1.
-    """
-    eps: Tensor = field(seen, "eps")
-    if scale == 1:
-        return eps
-    none = unprompted(field, seen)
-    return none + scale * (eps - none)
 
 
 def unprompted(field: Player, seen: Batch, prompt: int = 0) -> Tensor:
@@ -194,7 +169,7 @@ def score_distillation(players: Players, batch: Batch, *, levels: Expr = ALL, sc
     x = players.scene(batch, "x0")
     t, e = level_noise(players, batch, levels)
     seen = noised_at(batch, x, t, e)
-    return inject(x, level_weight(t, x) * (prompted(players.teacher, seen, scale) - e))
+    return inject(x, level_weight(t, x) * (guided(players.teacher, seen, "eps", scale) - e))
 
 
 @part
@@ -224,8 +199,8 @@ def variational_score(
     x = players.scene(batch, "x0")
     seen = noised_at(batch, x, *level_noise(players, batch, levels))
     with torch.no_grad():
-        own = prompted(players.critic, seen, critic_scale)
-    return inject(x, level_weight(seen.t, x) * (prompted(players.teacher, seen, scale) - own))
+        own = guided(players.critic, seen, "eps", critic_scale)
+    return inject(x, level_weight(seen.t, x) * (guided(players.teacher, seen, "eps", scale) - own))
 
 
 @part
@@ -286,7 +261,7 @@ def noise_free(
     seen = noised_at(batch, x, *level_noise(players, batch, levels))
     none, bad = unprompted(players.teacher, seen), unprompted(players.teacher, seen, negative)
     domain = none - bad * like(seen.t >= split, x)
-    return inject(x, level_weight(seen.t, x) * (domain + scale * (prompted(players.teacher, seen) - none)))
+    return inject(x, level_weight(seen.t, x) * (domain + scale * (players.teacher(seen, "eps") - none)))
 
 
 @part
@@ -314,5 +289,5 @@ def delta_denoising(players: Players, batch: Batch, *, levels: Expr = ALL, scale
     x = players.scene(batch, "x0")
     t, e = level_noise(players, batch, levels)
     aim, source = noised_at(batch.with_(y=batch.target), x, t, e), noised_at(batch, batch.x, t, e)
-    change = prompted(players.teacher, aim, scale) - prompted(players.teacher, source, scale)
+    change = guided(players.teacher, aim, "eps", scale) - guided(players.teacher, source, "eps", scale)
     return inject(x, level_weight(t, x) * change * batch.get("region", 1.0))

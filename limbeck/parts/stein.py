@@ -29,7 +29,8 @@ from limbeck.batch import Batch
 from limbeck.errors import BadValue
 from limbeck.part import Expr, part
 from limbeck.parts.distribution import inject
-from limbeck.parts.score_direction import ALL, level_noise, level_weight, noised_at, prompted
+from limbeck.parts.guidance import guided
+from limbeck.parts.score_direction import ALL, level_noise, level_weight, noised_at
 from limbeck.parts.states import like
 from limbeck.players import Players
 
@@ -159,7 +160,7 @@ def _direction(
     t, e = level_noise(players, batch, levels, name)
     seen = noised_at(batch, x, t, e).with_(clean=x.detach())
     with torch.no_grad():
-        told = prompted(players.teacher, seen, scale)
+        told = guided(players.teacher, seen, "eps", scale)
     xi = stein_variate(players, seen, e, baseline)
     both = torch.stack((e.to(xi.dtype), xi), 1)
     return level_weight(t, x) * (told - (players.variate(seen, "weight") * both).sum(1))
