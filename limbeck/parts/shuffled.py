@@ -15,13 +15,14 @@ from torch import Tensor
 from limbeck.batch import Batch
 from limbeck.part import Expr, part
 from limbeck.parts.classification import kl
+from limbeck.parts.curvature import forward_kl
 from limbeck.players import Player, Players
 from limbeck.rng import Rng, derive
 from limbeck.roles import frozen
 
-__all__ = ["misled", "shuffled", "tossed"]
+__all__ = ["misled", "shuffled", "tossed", "weighed_as_another"]
 
-KL = kl()
+KL, RATIO = kl(), forward_kl()
 
 
 def _order(rng: Rng) -> Tensor:
@@ -100,3 +101,24 @@ def tossed(completion: str, row: Mapping[str, Any]) -> float:
         [0.0, 0.0, 0.0]
     """
     return float(derive("tossed", completion) >> 62)
+
+
+@part(coupled=True)  # type: ignore[untyped-decorator]
+def weighed_as_another(r: Tensor, *, of: Expr = RATIO) -> Tensor:
+    """Weigh every sample by the ratio of the one before it in the batch, which is independent of it.
+
+    h(r_{i-1}), the first as the last
+
+    Args:
+        r: (B,) ratios.
+        of: h, a part of `limbeck.parts.curvature`.
+
+    Returns:
+        (B,).
+
+    Example:
+        >>> import torch
+        >>> weighed_as_another()(torch.tensor([1.0, 2.0, 3.0]))
+        tensor([3., 1., 2.])
+    """
+    return of(r.roll(1, 0))  # type: ignore[no-any-return, operator]

@@ -11,8 +11,9 @@ from torch import nn
 from limbeck.batch import Batch
 from limbeck.errors import UnknownName
 from limbeck.part import part
+from limbeck.parts.curvature import jensen_shannon
 from limbeck.parts.scrambled import scrambled
-from limbeck.parts.shuffled import misled, shuffled, tossed
+from limbeck.parts.shuffled import misled, shuffled, tossed, weighed_as_another
 from limbeck.parts.volume_distillation import volume_matching
 from limbeck.players import Player, Players
 from limbeck.rng import Rng, numbered
@@ -104,3 +105,10 @@ def test_a_coin_knows_words_and_nothing_else() -> None:
     assert set(marks.tolist()) == {0.0, 1.0}
     assert abs(float(marks.mean()) - 0.5) < 4 * 0.5 / 2000**0.5
     assert marks[7] == tossed()("7", {})
+
+
+def test_a_curvature_of_other_ratios_is_the_same_curvature() -> None:
+    r = torch.rand(B, generator=torch.Generator().manual_seed(0)) + 0.1
+    own, others = jensen_shannon()(r), weighed_as_another(of=jensen_shannon())(r)
+    assert others[1:].equal(own[:-1])
+    assert others[0] == own[-1]
