@@ -79,7 +79,7 @@ class Bridge:
         >>> [round(float(f(t)), 4) for f in (BROWNIAN.time, BROWNIAN.alpha, BROWNIAN.source, BROWNIAN.sigma)]
         [0.5, 0.5, 0.5, 0.5]
 
-    Source: Zhou et al., "Denoising Diffusion Bridge Models", arXiv:2309.16948, equation 8.
+    Source: Zhou et al., "Denoising Diffusion Bridge Models", arXiv:2309.16948, the marginals given both ends.
     """
 
     path: Path
@@ -244,7 +244,7 @@ def bridge_velocity_head(bridge: Bridge, t: Tensor) -> tuple[Tensor, Tensor, Ten
 
     Its mean over the data is the drift of the ODE of DDBM, f x - g^2 (grad log q(x_u | x1) / 2 - grad log q(x1 | x_u))
 
-    Source: Zhou et al., arXiv:2309.16948, equation 7.
+    Source: Zhou et al., arXiv:2309.16948, theorem 1.
     """
     ones = torch.ones_like(t)
     curves = (bridge.alpha, bridge.source, bridge.sigma)
@@ -272,7 +272,7 @@ def state_spread(bridge: Bridge, t: Tensor, data: float = 0.5, source: float = 0
         >>> state_spread(BROWNIAN, torch.tensor([1.0]), source=2.0)
         tensor([2.])
 
-    Source: Zhou et al., arXiv:2309.16948, section 5.1, c_in.
+    Source: Zhou et al., arXiv:2309.16948, 1 / c_in of its preconditioning.
     """
     a, b, c = bridge.alpha(t), bridge.source(t), bridge.sigma(t)
     return (a.square() * data**2 + b.square() * source**2 + 2 * a * b * shared + c.square()).sqrt()
@@ -295,7 +295,7 @@ def skip_head(data: float = 0.5, source: float = 0.5, shared: float = 0.125) -> 
     Raises:
         BadValue: a covariance that is impossible with these deviations.
 
-    Source: Zhou et al., arXiv:2309.16948, section 5.1.
+    Source: Zhou et al., arXiv:2309.16948, preconditioning.
     """
     rest = (data * source) ** 2 - shared**2
     if rest < 0:
@@ -366,7 +366,7 @@ def bridge_states(players: Players, batch: Batch, *, levels: Expr = EVEN) -> Bat
         UnknownName: the rows are no pairs: there is no column `source`.
         Mismatch: sources of another shape than the data.
 
-    Source: Liu et al., arXiv:2302.05872, equation 11; Zhou et al., arXiv:2309.16948, equation 8.
+    Source: Liu et al., arXiv:2302.05872, equation 11; Zhou et al., arXiv:2309.16948.
     """
     if batch.source.shape != batch.x.shape:
         raise Mismatch(
@@ -391,7 +391,7 @@ def head_weight(players: Players, batch: Batch) -> Tensor:
     Raises:
         BadValue: a student without a bridge.
 
-    Source: Liu et al., arXiv:2302.05872, equation 12; Zhou et al., arXiv:2309.16948, section 5.1.
+    Source: Liu et al., arXiv:2302.05872, equation 12; Zhou et al., arXiv:2309.16948, preconditioning.
     """
     bridge, t = _bridge(players), batch.t
     p, _, q = players.student.head(bridge, t)

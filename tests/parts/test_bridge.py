@@ -77,7 +77,7 @@ def posterior(x: Tensor, source: Tensor, a: Tensor, b: Tensor, c: Tensor) -> tup
 
 
 def paper(bridge: Bridge, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The numbers of x0, x1 and z by the signal-to-noise ratios of DDBM, equation 8."""
+    """The numbers of x0, x1 and z by the signal-to-noise ratios, as DDBM has them."""
     end = torch.full_like(u, bridge.end)
     (a, s), (a1, s1) = ((bridge.path.alpha(v), bridge.path.sigma(v)) for v in (u, end))
     share = (a1 / s1) ** 2 / (a / s) ** 2
@@ -91,7 +91,7 @@ def slopes(bridge: Bridge, u: Tensor) -> tuple[Tensor, ...]:
 
 
 def of_skip(bridge: Bridge, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The raw output of DDBM's net, (x0 - c_skip x) / c_out, by the c's of its section 5.1."""
+    """The raw output of DDBM's net, (x0 - c_skip x) / c_out, by the c's of its preconditioning."""
     (a, b, c), (d0, d1, cov) = paper(bridge, u), SPREADS
     c_in = 1 / (b**2 * d1**2 + a**2 * d0**2 + 2 * a * b * cov + c**2).sqrt()
     c_skip = (b * cov + a * d0**2) * c_in**2
@@ -298,7 +298,7 @@ class Off(nn.Module):
 
 @each
 def test_the_stochastic_step_is_the_posterior_of_the_process(name: str) -> None:
-    # q(x_s | x_u, x0) by Gaussian conditioning; on the Brownian bridge that is the step of I2SB, equation 4
+    # q(x_s | x_u, x0) by Gaussian conditioning; on the Brownian bridge that is the step of I2SB
     bridge = BRIDGES[name]
     u, s = torch.full((5,), 0.7 * bridge.end), torch.full((5,), 0.4 * bridge.end)
     u, s, rows = u.double(), s.double(), pairs(5)
