@@ -43,6 +43,7 @@ from limbeck.describe import describe, specs
 from limbeck.errors import BadData, BadValue, unknown
 from limbeck.evaluate import Examination
 from limbeck.examine import examine, examine_on_bed, examine_pairs
+from limbeck.examine_fields import drawn_by, examine_fields
 from limbeck.examine_pictures import examine_pictures
 from limbeck.index import load, records, search
 from limbeck.loop import Loop, Options
@@ -416,7 +417,15 @@ def _examined(job: Job, players: Players, path: Path, seed: int) -> Examination 
     if job.pairs is not None:
         first, second, ratings = job.pairs
         return examine_pairs(nets, list(zip(first, second, strict=True)), ratings, disk)  # type: ignore[arg-type]
+    if _of_points(job.data["test"]) and (draw := drawn_by(job.recipe)) is not None:
+        return examine_fields(nets, job.data["test"], draw, disk, _modules(players, "student"))
     return examine(nets, job.data["test"], disk)  # type: ignore[arg-type]
+
+
+def _of_points(source: Source) -> bool:
+    """Whether the rows hold data that can be drawn."""
+    x = source.take(torch.arange(min(1, len(source)))).get("x")
+    return isinstance(x, torch.Tensor) and x.is_floating_point()
 
 
 def _modules(players: Players, but: str) -> dict[str, nn.Module]:
