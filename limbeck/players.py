@@ -108,6 +108,18 @@ class Player:
         return [] if self.module is None else list(self.module.parameters())
 
     @cached_property
+    def _inner(self) -> list[nn.Module]:
+        return [] if self.module is None else list(self.module.modules())
+
+    @cached_property
+    def _plain(self) -> bool:
+        """Whether all of its net goes into training mode by a mere flag."""
+        return all(type(m).train is nn.Module.train and "training" in vars(m) for m in self._inner)
+
+    def _buffers(self) -> list[Tensor]:
+        return [b for m in self._inner for b in m._buffers.values() if b is not None]
+
+    @cached_property
     def _state(self) -> list[Tensor]:
         return [] if self.module is None else [*self.module.parameters(), *self.module.buffers()]
 
@@ -135,7 +147,7 @@ class Player:
 
     def _renew(self) -> None:
         """Look the weights up again, now: while a sharded net runs, gathered ones stand in their place."""
-        for name in ("params", "_state"):
+        for name in ("params", "_inner", "_plain", "_state"):
             self.__dict__.pop(name, None)
             getattr(self, name)
 
@@ -155,7 +167,11 @@ class Player:
         if self.module is None or self.learns is learns:
             return
         self.learns = learns
-        self.module.train(learns)
+        if self._plain:
+            for m in self._inner:
+                vars(m)["training"] = learns  # as `train` does, which takes long for deep nets
+        else:
+            self.module.train(learns)
         if self.bones is not None:
             return
         for p, trainable in zip(self.params, self.trainable, strict=True):
@@ -193,7 +209,7 @@ class Player:
             torch._foreach_copy_(mine, theirs)
         else:
             torch._foreach_lerp_(mine, theirs, 1 - self.role.decay)
-        for a, b in zip(self.module.buffers(), other.module.buffers(), strict=True):
+        for a, b in zip(self._buffers(), other._buffers(), strict=True):
             a.copy_(b)
 
 

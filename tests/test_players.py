@@ -91,6 +91,23 @@ def test_turn_decides_mode_and_gradients_but_frozen_weights_stay_frozen() -> Non
     assert not net.training and not any(p.requires_grad for p in net.parameters())
 
 
+class Still(nn.Linear):
+    """A layer that never goes into training mode."""
+
+    def train(self, mode: bool = True) -> Still:
+        return super().train(False)
+
+
+@pytest.mark.parametrize("inner", [nn.Linear, Still])
+def test_every_layer_goes_into_the_mode_that_it_would_go_into_by_itself(inner: type[nn.Linear]) -> None:
+    net = nn.Sequential(nn.Sequential(inner(2, 2), nn.Dropout()), nn.BatchNorm1d(2))
+    player = Player("student", learning(sgd()), net)
+    for learns in (False, True):
+        player.turn("fit", learns)
+        found = [m.training for m in net.modules()]
+        assert found == [m.training for m in copy.deepcopy(net).train(learns).modules()]
+
+
 def test_version_grows_with_weights_and_buffers() -> None:
     net = nn.BatchNorm1d(2)
     player = Player("student", frozen(), net)
