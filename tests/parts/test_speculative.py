@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ from limbeck.parts.rollout import sample
 from limbeck.parts.speculative import Speculation, expected_speedup, expected_tokens, speculate
 from limbeck.players import Player, Players
 from limbeck.probes.enumerated import enumerated
-from limbeck.probes.speculative import acceptance, kept_share, tokens_per_call
+from limbeck.probes.speculative import acceptance, as_draft, kept_share, tokens_per_call
 from limbeck.rng import Rng
 from limbeck.roles import frozen
 from tests.adapters.test_causal_lm import tiny
@@ -228,6 +229,18 @@ def test_tokens_per_call_reach_the_block_and_one_for_a_perfect_draft() -> None:
     data = {"test": Table(oracle_lm.splits(0, train=8, held_out=6)["test"].columns)}
     players = Players({"teacher": llama(1), "student": llama(1)})
     assert tokens_per_call(block=4, max_new_tokens=10)(players, data) == expected_tokens(1.0, 4) == 5
+
+
+def test_a_perfect_draft_makes_a_slow_target_faster_and_a_slow_one_does_not() -> None:
+    def slow(net: nn.Module, seconds: float) -> Player:
+        net.register_forward_pre_hook(lambda _, given: time.sleep(seconds))
+        return player("net", net)
+
+    lm, given = tiny(LlamaConfig, eos_token_id=None), (*uneven(3)[:2], Rng(("d",), torch.arange(3)))
+    quick, late = slow(CausalLM(lm), 0.0), slow(CausalLM(lm), 0.1)
+    worth = as_draft(late, quick, *given, block=4, max_new_tokens=15)
+    assert worth["kept"] == 1 and worth["tokens/call"] == 5 and 1.5 < worth["speed-up"] <= 5
+    assert as_draft(late, slow(CausalLM(lm), 0.1), *given, max_new_tokens=15)["speed-up"] < 1.1
 
 
 def test_other_vocabularies_and_empty_blocks_are_refused() -> None:
