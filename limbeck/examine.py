@@ -27,10 +27,11 @@ from limbeck.adapters.seq2seq import Seq2Seq
 from limbeck.batch import Batch
 from limbeck.beds import Bed
 from limbeck.data import Source, batch_of
-from limbeck.errors import BadData
+from limbeck.errors import BadData, BadValue, Mismatch
 from limbeck.evaluate import Cost, Examination, Quality, buckets, compare, compare_statistic, figures, measure_cost
 from limbeck.parts.rollout import rollout, sample
 from limbeck.players import Player, Players
+from limbeck.probes.speculative import as_draft
 from limbeck.roles import frozen
 
 __all__ = ["examine", "examine_on_bed", "examine_pairs"]
@@ -40,6 +41,8 @@ SAID = 64  # tokens of an answer, at most
 CHUNK = 32
 LOGITS = 2**23  # logits of one model that are held at a time
 KL, AGREES = "KL from the teacher", "top-1 agreement with the teacher"
+KEPT, DRAFTED = "tokens that the teacher would keep of a draft", 8  # and rows that are drafted
+SHARES = (AGREES, KEPT)
 
 
 def examine(nets: Mapping[str, Any], source: Source, disk: Mapping[str, Path] | None = None) -> Examination:
@@ -108,7 +111,7 @@ def _language(nets: Mapping[str, Any], batches: Sequence[Batch]) -> dict[str, An
     }
     decides = any(sum(hits) for hits in exact.values())
     qualities = [compare("right answers (greedy)", exact)] if decides else []
-    qualities += _token_qualities(per)
+    qualities += [*_token_qualities(per), *_drafts(_local(nets), batches[0])]
     return {
         "qualities": qualities, "want": "logits", "notes": notes,
         "score": "right answer" if decides else "loss on the reference (nats a token)",
@@ -116,6 +119,25 @@ def _language(nets: Mapping[str, Any], batches: Sequence[Batch]) -> dict[str, An
         "inputs": texts["prompts"], "expected": texts["expected"], "outputs": texts["said"],
         "slices": {"length in tokens": buckets(torch.cat([b.length for b in batches]).tolist())} | _named(batches),
     }  # fmt: skip
+
+
+def _drafts(nets: Mapping[str, Any], batch: Batch) -> list[Quality]:
+    """How many tokens the teacher says a call, and how fast, with a student as its draft; nothing where it cannot."""
+    rows = slice(0, DRAFTED)
+    asked, length_B, found = batch.tokens[rows], batch.prompt[rows], dict[str, dict[str, float]]()
+    if not (length_B > 0).all() or "teacher" not in nets:
+        return []
+    who = {name: Player(name, frozen(), net) for name, net in nets.items()}
+    for name in [name for name in nets if name != "teacher"]:
+        try:
+            new = min(_room(net, batch) for net in (nets["teacher"], nets[name]))
+            found[name] = as_draft(who["teacher"], who[name], asked, length_B, batch.rng.at(rows), max_new_tokens=new)
+        except (BadData, BadValue, Mismatch):  # two vocabularies, or a net that cannot forget: no draft
+            return []
+    return [
+        figures(f"{of} of the teacher with it as a draft", {w: f[key] for w, f in found.items()})
+        for of, key in (("tokens a call", "tokens/call"), ("speed-up", "speed-up"))
+    ]
 
 
 def _answered(nets: Mapping[str, Any], batch: Batch) -> Batch:
@@ -175,6 +197,7 @@ def _at_tokens(logp: Mapping[str, Tensor], targets: Tensor) -> dict[str, dict[st
         out[KL] = {w: (teacher.exp() * (teacher - p)).sum(1) for w, p in logp.items() if w != "teacher"}
         top = teacher.argmax(1)
         out[AGREES] = {w: (p.argmax(1) == top).double() for w, p in logp.items() if w != "teacher"}
+        out[KEPT] = {w: torch.minimum(teacher, p).exp().sum(1) for w, p in logp.items() if w != "teacher"}
     return out
 
 
@@ -270,7 +293,7 @@ def _translator(nets: Mapping[str, Any], batches: Sequence[Batch]) -> dict[str, 
 
 def _token_qualities(per: Mapping[str, Any]) -> list[Quality]:
     return [
-        compare(name if name == AGREES else f"{name} (nats a token)", scores, higher_is_better=name == AGREES)
+        compare(name if name in SHARES else f"{name} (nats a token)", scores, higher_is_better=name in SHARES)
         for name, scores in per.items()
     ]
 

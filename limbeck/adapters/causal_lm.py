@@ -96,9 +96,10 @@ class CausalLM(nn.Module):
             answers["hidden"] = head.hidden
         if "logits" in want:
             answers["logits"] = head.logits()
+        if "next" in want:
+            answers["next"] = TokenHead(head.hidden[:, -1], head.weight, head.bias, head.softcap, head.scale).logits()
         if decoding:
-            last = TokenHead(head.hidden[:, -1], head.weight, head.bias, head.softcap, head.scale)
-            answers |= {"next": last.logits(), "cache": out.past_key_values}
+            answers["cache"] = out.past_key_values
         return answers
 
     def _head(self, hidden: Tensor) -> TokenHead:

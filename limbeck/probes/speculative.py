@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from limbeck.data import Source
 from limbeck.part import part
+from limbeck.parts.rollout import sample
 from limbeck.parts.speculative import Speculation, speculate
-from limbeck.players import Players
+from limbeck.players import Player, Players
 from limbeck.probes.enumerated import both
 from limbeck.rng import Rng
 
-__all__ = ["acceptance", "kept_share", "tokens_per_call"]
+__all__ = ["acceptance", "as_draft", "kept_share", "tokens_per_call"]
 
 
 @part(higher=True)
@@ -94,3 +97,41 @@ def tokens_per_call(
     said = _speculated(players, data, block, rows, max_new_tokens)
     prompts = data["test"].take(torch.arange(len(said.length)))["prompt"]
     return float(said.length.sum() - prompts.sum()) / said.calls  # type: ignore[union-attr]
+
+
+def as_draft(
+    target: Player,
+    draft: Player,
+    tokens_BT: Tensor,
+    length_B: Tensor,
+    rng: Rng,
+    *,
+    block: int = 4,
+    max_new_tokens: int = 64,
+) -> dict[str, float]:
+    """What a draft is worth: its target continues prompts, all at once, alone and then with it.
+
+    Args:
+        target: who continues them.
+        draft: who proposes.
+        tokens_BT: right-padded prompts.
+        length_B: their lengths, at least 1.
+        rng: the streams of the rows.
+        block: tokens proposed at a time.
+        max_new_tokens: of a continuation.
+
+    Returns:
+        "kept", the share of the proposed tokens; "tokens/call" of the target; "speed-up", the ratio of tokens a second.
+
+    Raises:
+        BadValue: a net that cannot forget what it has read.
+        BadData: a prompt that is empty, or leaves no room for the new tokens.
+        Mismatch: two vocabularies.
+    """
+    start = time.perf_counter()
+    _, alone_B = sample(target, tokens_BT, length_B, rng, max_new_tokens=max_new_tokens)
+    between, alone = time.perf_counter(), int((alone_B - length_B).sum())
+    said = speculate(target, draft, tokens_BT, length_B, rng, block=block, max_new_tokens=max_new_tokens)
+    end, new = time.perf_counter(), int((said.length - length_B).sum())
+    faster = (new / (end - between)) / (alone / (between - start))
+    return {"kept": said.kept / max(1, said.proposed), "tokens/call": new / said.calls, "speed-up": faster}
