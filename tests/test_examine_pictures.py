@@ -17,10 +17,11 @@ from limbeck.batch import Batch
 from limbeck.beds import load_bed
 from limbeck.data import Table
 from limbeck.errors import BadData
-from limbeck.examine_pictures import _draw, _grid, _judge, _seeded, examine_pictures
+from limbeck.examine_pictures import drawn_by, examine_pictures, seeded, write_grid
 from limbeck.part import part
 from limbeck.parts.states import few_step
 from limbeck.players import Players
+from limbeck.probes.pictures import judge_of
 from tests.adapters import pipes
 from tests.adapters.pipes import diffusers
 
@@ -56,7 +57,7 @@ def test_distances_of_even_pictures_are_closed_forms() -> None:
 def test_a_pipeline_is_nearest_to_its_own_samples(tmp_path: Path) -> None:
     nets, rows = {"before": net(8, 1), "after": net(8)}, torch.arange(6)
     blank = Table({"x": torch.zeros(6, 1, 8, 8)})
-    own = _draw(nets["after"], few_step(), {}, _seeded(blank, rows, torch.device("cpu")))
+    own = drawn_by({"student": nets["after"]}, few_step(), seeded(blank, rows, torch.device("cpu")))
     found = examine_pictures(nets, Table({"x": own}), few_step(), run=tmp_path)
     frechet, kernel = (q.values for q in found.qualities)
     assert frechet["after"].value < 1e-6 < 1e-2 * frechet["before"].value
@@ -72,7 +73,7 @@ def test_one_row_is_not_enough() -> None:
 
 def test_digits_are_judged_by_features_that_tell_their_classes() -> None:
     rows = load_bed("digits").data(0)["test"].take(torch.arange(300))
-    features, named = _judge((1, 8, 8))
+    features, named = judge_of((1, 8, 8))
     assert "digits" in named
     seen, y = features(torch.as_tensor(rows["x"])), torch.as_tensor(rows["y"])
     centres = torch.stack([seen[:150][y[:150] == c].mean(0) for c in range(10)])
@@ -82,7 +83,7 @@ def test_digits_are_judged_by_features_that_tell_their_classes() -> None:
 
 def test_other_pictures_are_judged_by_means_of_blocks() -> None:
     x = torch.rand(3, 2, 16, 24)
-    features, named = _judge((2, 16, 24))
+    features, named = judge_of((2, 16, 24))
     blocks = x.numpy().reshape(3, 2, 8, 2, 8, 3).mean((3, 5)).reshape(3, -1)
     assert "pixels" in named and np.allclose(features(x).numpy(), blocks, atol=1e-6)
 
@@ -90,7 +91,7 @@ def test_other_pictures_are_judged_by_means_of_blocks() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_small_pictures_are_shown_larger_pixel_by_pixel(channels: int, tmp_path: Path) -> None:
     x = torch.rand(7, channels, 8, 8)
-    _grid(x, tmp_path / "sheet.png")
+    write_grid(x, tmp_path / "sheet.png")
     sheet = np.asarray(opened(tmp_path / "sheet.png")).reshape(97, 293, channels)
     for i in range(7):
         top, left = 49 * (i // 6), 49 * (i % 6)
@@ -101,5 +102,5 @@ def test_small_pictures_are_shown_larger_pixel_by_pixel(channels: int, tmp_path:
 
 
 def test_large_pictures_are_shown_as_they_are(tmp_path: Path) -> None:
-    _grid(torch.zeros(2, 1, 64, 50), tmp_path / "sheet.png")
+    write_grid(torch.zeros(2, 1, 64, 50), tmp_path / "sheet.png")
     assert opened(tmp_path / "sheet.png").size == (101, 64)
