@@ -62,7 +62,8 @@ def drawn_once(players: Players, data: Mapping[str, Source], draw: Expr, rows: i
     Returns:
         (N, ...) in the shape of a datum, and N rows of the test split.
     """
-    plain = draw, rows, sum(p.version() for p in players.values())
+    # optimisers that are fused leave the version counters of weights as they were
+    plain = draw, rows, [float(w.detach().double().sum()) for p in players.values() for w in p.params]
     same = "plain" in _kept and _kept["players"] is players and _kept["test"] is data["test"]
     if not same or _kept["plain"] != plain:
         _kept.update(plain=plain, players=players, test=data["test"], drawn=_drawn(players, data, draw, rows))
