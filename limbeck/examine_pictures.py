@@ -69,8 +69,8 @@ def examine_pictures(
     real = features(torch.cat([decode(plain, b.x) for b in batches]).cpu())
     drawn, costs = {}, {}
     for who, net in nets.items():
-        as_field = who == "teacher" or draw is None
-        ask = partial(drawn_by, {**(others or {}), "student" if as_field else seat: net}, ode_of(net) if as_field else draw)
+        way = ode_of(net) if who == "teacher" or draw is None else draw
+        ask = partial(drawn_by, {**(others or {}), seat if way is draw else "student": net}, way)
         drawn[who] = torch.cat([decode(plain, ask(b)) for b in batches]).cpu()
         costs[who] = _cost(solved or net, partial(ask, batches[0]), batches[0], (disk or {}).get(who))
         if run is not None:
@@ -111,7 +111,7 @@ def seeded(source: Source, rows: Tensor, device: torch.device) -> Batch:
 
 
 @torch.no_grad()
-def drawn_by(nets: Mapping[str, nn.Module], sampler: Expr, batch: Batch) -> Tensor:
+def drawn_by(nets: Mapping[str, nn.Module], sampler: Callable[[Players, Batch], Tensor], batch: Batch) -> Tensor:
     """Samples of nets in their seats.
 
     Args:
@@ -121,8 +121,7 @@ def drawn_by(nets: Mapping[str, nn.Module], sampler: Expr, batch: Batch) -> Tens
     """
     players = Players({name: Player(name, frozen(), module) for name, module in nets.items()})
     players.turn("probe")
-    found: Tensor = sampler(players, batch)  # type: ignore[operator]
-    return found
+    return sampler(players, batch)
 
 
 def write_grid(x: Tensor, path: Path, across: int = ACROSS) -> None:

@@ -65,7 +65,8 @@ def sampler_of(recipe: Recipe) -> Expr | None:
         rounds = sum(s.times for s in recipe.stages if isinstance(s, Repeat))
         return ode_sample(times=cosine_times(max(1, set_["ladder.builder.start"] >> rounds)))
     if name == "ode_sample" and (borders := _last(set_, "batch.borders") or _last(set_, "batch.times")):
-        return draw.child("times", borders)
+        plain = any(path.endswith("batch.analytic") and not v for path, v in set_.items())
+        return ode_sample(times=borders) if plain else draw.child("times", borders)
     # levels that somebody gave to the recipe's own sampler are kept
     if "times" in draw.children() and (draw == few_step() or not own) and (levels := _last(set_, "batch.times")):
         return draw.child("times", levels[:-1] if levels[-1] == 0 else levels)

@@ -286,8 +286,8 @@ def faults(figures: Mapping[str, float], rows: int = MANY) -> dict[str, tuple[fl
             f"floor: {FASTER}"),
         "critic lag": (off("critic lag"), "the critic is behind the student, it denoises the student's samples worse "
             f"than the teacher does: {FASTER}"),
-        "score gap": (excess if behind <= 0 and 0.02 < gap < excess else 0.0, f"critic and teacher differ by {gap:.2g}, "
-            f"less than the critic errs ({excess:.2g}): the student follows noise; stop here, or let the rates fall"),
+        "score gap": (excess if behind <= 0 and 0.02 < gap < excess else 0.0, f"critic and teacher differ by {gap:.2g},"
+            f" less than the critic errs ({excess:.2g}): the student follows noise; stop here, or let the rates fall"),
         "mean drift": (off("mean drift"), f"the mean of the samples is {figures.get('mean drift', 0.0):.2f} deviations "
             "from that of the data: compare the student's x0 with the teacher's at high noise; move the levels of the "
             "loss towards noise, or lower the student's rate"),

@@ -1,4 +1,4 @@
-"""What pictures are judged by while and after they are learnt: features, and how far samples of a student have gone off.
+"""What pictures are judged by, while they are learnt and after: features, and how far a student has gone off.
 
 Small pictures of the shape of a bed's are judged by the classifier that ships with it, others by their pixels, averaged
 to few. Figures in one kind of features are comparable with each other, not with those of papers.

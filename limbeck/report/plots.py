@@ -193,7 +193,9 @@ def _whisker(at: float, of: Interval, y: Scale, kind: str) -> str:
     """The interval of a point, upright."""
     if of.low is None or of.high is None:
         return ""
-    return f'<line class="{kind.split()[0]} thin" x1="{at:.1f}" x2="{at:.1f}" y1="{y(of.low):.1f}" y2="{y(of.high):.1f}"/>'
+    return (
+        f'<line class="{kind.split()[0]} thin" x1="{at:.1f}" x2="{at:.1f}" y1="{y(of.low):.1f}" y2="{y(of.high):.1f}"/>'
+    )
 
 
 def _rungs(low: float, high: float) -> list[float]:
