@@ -65,8 +65,9 @@ def examine_pictures(
     device = next(p.device for p in plain.parameters())
     index = torch.arange(min(len(source), ROWS))
     batches = [seeded(source, rows, device) for rows in index.split(CHUNK)]
-    features, named = judge_of(tuple(decode(plain, batches[0].x[:1]).shape[1:]))
-    real = features(torch.cat([decode(plain, b.x) for b in batches]).cpu())
+    held = torch.cat([decode(plain, b.x) for b in batches]).cpu()
+    features, named = judge_of(held)
+    real = features(held)
     drawn, costs = {}, {}
     for who, net in nets.items():
         way = ode_of(net) if who == "teacher" or draw is None else draw

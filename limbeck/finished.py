@@ -252,7 +252,7 @@ class _Stand:
     @classmethod
     def of(cls, plain: Denoiser, batches: Sequence[Batch]) -> _Stand:
         real = torch.cat([decode(plain, b.x) for b in batches]).cpu()
-        features, named = judge_of(tuple(real.shape[1:]))
+        features, named = judge_of(real)
         return cls(plain, batches, features, named, features(real))
 
     def read(self, net: nn.Module, draw: Draw, grid: Path, n: int, made: bool) -> Reading:

@@ -1,7 +1,7 @@
 """Watching a run: when pictures collapse, shift or burst, say so once, and what to do.
 
 A student that begins as its teacher is far off at first, in few steps. So nothing is said before two evaluations in a
-row found the same fault, and only if it is no smaller than at the first evaluation of the run.
+row found the same fault, and only if it is not a tenth smaller than at the first evaluation of the run.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from limbeck.progress import Progress
 __all__ = ["Watching"]
 
 EVAL = "eval/"
+MENDED = 0.9  # of what a fault was at first: below it, learning mends it
 
 
 class Watching(Progress):
@@ -62,7 +63,7 @@ class Watching(Progress):
         sizes = {name: size for name, (size, _) in found.items()}
         self.first = sizes if self.first is None else self.first
         for name, (size, line) in found.items():
-            if name in self.last and name not in self.told and size >= self.first.get(name, 0.0):
+            if name in self.last and name not in self.told and size >= MENDED * self.first.get(name, 0.0):
                 self.told.add(name)
                 self.said.append(line)
                 self.note(f"warning: {line}")

@@ -1,7 +1,8 @@
 """What pictures are judged by, while they are learnt and after: features, and how far a student has gone off.
 
-Small pictures of the shape of a bed's are judged by the classifier that ships with it, others by their pixels, averaged
-to few. Figures in one kind of features are comparable with each other, not with those of papers.
+Small pictures of the shape of a bed's are judged by the classifier that ships with it, others by means and contrasts of
+blocks of pixels, in deviations of the data: means alone do not tell a blurred picture from a sharp one. Figures in one
+kind of features are comparable with each other, not with those of papers.
 
 Shapes: N samples, C channels, H by W pixels, D features.
 """
@@ -27,32 +28,39 @@ __all__ = ["contrast_drift", "critic_gap", "critic_lag", "critic_loss", "judge_o
 
 ONE_STEP, MIDDLE = few_step(), uniform_levels(low=0.3, high=0.9)
 ROWS = 400
-SIDE = 8  # of what pixels are averaged to, where no classifier reads them
+MEANS, EDGES = 8, 4  # blocks along a side, of means and of contrasts
+LEAST = 0.02  # of the range of pixels: what varies less is no feature
 JUDGES = {(1, 8, 8): "digits"}  # shape to the bed whose classifier reads it
 
 
-def judge_of(shape: tuple[int, ...]) -> tuple[Callable[[Tensor], Tensor], str]:
-    """Features by which pictures of a shape are judged.
+def judge_of(real: Tensor) -> tuple[Callable[[Tensor], Tensor], str]:
+    """Features by which pictures are judged beside real ones.
 
     Args:
-        shape: (C, H, W).
+        real: (M, C, H, W) in [0, 1].
 
     Returns:
         A function of pictures (N, C, H, W) in [0, 1] that gives (N, D), and in words which it is.
 
     Example:
-        >>> features, named = judge_of((1, 16, 16))
+        >>> features, named = judge_of(torch.rand(9, 1, 16, 16))
         >>> tuple(features(torch.zeros(2, 1, 16, 16)).shape), named
-        ((2, 64), 'pixels averaged to 8 x 8')
+        ((2, 96), 'means and contrasts of blocks of pixels')
     """
+    shape = tuple(real.shape[1:])
     if shape in JUDGES:
         return features_of(JUDGES[shape], 0.0), f"features of the classifier of {JUDGES[shape]}"
-    side = (min(SIDE, shape[1]), min(SIDE, shape[2]))
+    seen = _blocks(real)
+    centre, wide = seen.mean(0), seen.std(0, correction=0).clamp(min=LEAST)
+    return lambda x: (_blocks(x) - centre) / wide, "means and contrasts of blocks of pixels"
 
-    def pooled(x: Tensor) -> Tensor:
-        return nn.functional.adaptive_avg_pool2d(x, side).flatten(1)
 
-    return pooled, f"pixels averaged to {side[0]} x {side[1]}"
+def _blocks(x: Tensor) -> Tensor:
+    """(N, D) means of blocks, and mean absolute differences of neighbours across and down."""
+    pool = nn.functional.adaptive_avg_pool2d
+    few = [tuple(min(n, side) for side in x.shape[2:]) for n in (MEANS, EDGES)]
+    edges = [pool(x.diff(dim=d).abs(), few[1]) for d in (2, 3)]
+    return torch.cat([z.flatten(1) for z in (pool(x, few[0]), *edges)], 1)
 
 
 def _pictures(players: Players, x: Tensor) -> Tensor:
@@ -85,7 +93,7 @@ def picture_kid(players: Players, data: Mapping[str, Source], *, draw: Expr = ON
     drawn, truth = drawn_once(players, data, draw, rows)
     with torch.no_grad():
         x, y = (_pictures(players, z).float().cpu() for z in (drawn, truth.x))
-    features, _ = judge_of(tuple(x.shape[1:]))
+    features, _ = judge_of(y)
     return polynomial_mmd(features(x), features(y))
 
 
