@@ -53,6 +53,7 @@ from limbeck.parts.chunks import in_teacher_tokens
 from limbeck.parts.guidance import Guided
 from limbeck.players import Players, build, moved
 from limbeck.probes import classification, language
+from limbeck.probes.pictures import ROWS
 from limbeck.progress import LiveProgress, Muted, Progress, memory
 from limbeck.recipe import Learn, Recipe, walk
 from limbeck.report import formulas, write_report
@@ -60,8 +61,9 @@ from limbeck.report.card import About, write_card
 from limbeck.rng import seed_torch
 from limbeck.roles import Role
 from limbeck.run import Run
-from limbeck.samplers import sampler_of
+from limbeck.samplers import sampler_of, watched_of
 from limbeck.trackers import check_trackers, tracked
+from limbeck.watch import Watching
 
 __all__ = ["compare", "distill", "report", "verify"]
 
@@ -171,9 +173,12 @@ def distill(
     logged = tracked(accelerator, () if dry_run else trackers)
     with here as run, logged, asking(job.nets, run, accelerator.process_index):
         run.update(versions=_versions(), host=_host(), argv=sys.argv, parts=formulas(job.recipe), started=_now())
-        loop = Loop(job.recipe, job.nets, dict(job.data), options, run, accelerator, show)
+        run.update(rows={"data": data, "eval": eval})
+        watch = Watching(show, min(ROWS, len(job.data["test"]) if "test" in job.data else ROWS))
+        loop = Loop(job.recipe, job.nets, dict(job.data), options, run, accelerator, watch)
         loop.execute()
         ended = loop.gather()
+        run.update(alarms=watch.said)
         if path is not None and accelerator.is_main_process:
             settled(ended, recipe.product)
             _finish(job, ended, loop.data, path, seed, show)
@@ -195,8 +200,8 @@ def _probes(job: Job) -> dict[str, Part]:
         return dict(job.bed.probes)
     if isinstance(student, CausalLM):
         return {"nll": language.nll()}
-    if any(isinstance(net, Denoiser | Guided) for net in job.nets.values()):
-        return {}
+    if reader := next((net for net in job.nets.values() if isinstance(net, Denoiser | Guided)), None):
+        return watched_of(job.recipe, reader)
     labelled = "test" in job.data and "y" in job.data["test"].take(torch.arange(1))
     return {"nll": classification.nll(), "accuracy": classification.accuracy()} if labelled else {}
 
@@ -412,8 +417,10 @@ def _examined(job: Job, players: Players, path: Path, seed: int) -> Examination 
     if isinstance(product, Denoiser):
         others, draw = _modules(players, job.recipe.product), sampler_of(job.recipe) or job.recipe.sampler
         return examine_pictures(nets, job.data["test"], draw, disk, path, others)
-    if isinstance(job.nets.get("teacher"), Denoiser | Guided):
-        return None  # a learned solver: what it draws is not examined yet
+    teacher = job.nets.get("teacher")
+    if isinstance(teacher, Denoiser | Guided):  # what learns is a solver of its field
+        others = {"teacher": teacher}
+        return examine_pictures(nets, job.data["test"], sampler_of(job.recipe), disk, path, others, job.recipe.product)
     if job.pairs is not None:
         first, second, ratings = job.pairs
         return examine_pairs(nets, list(zip(first, second, strict=True)), ratings, disk)  # type: ignore[arg-type]
