@@ -19,11 +19,7 @@ MOVE, FOLLOW = (loss.on(scene="student") for loss in (GUIDED, critic_denoising()
 recipe = Recipe(
     key="swiftbrush",
     title="SwiftBrush: One-Step Text-to-Image Diffusion Model with Variational Score Distillation",
-    paper="arXiv:2312.05239",
-    family="distribution",
-    kind="method",
-    learns="student weights",
-    teacher="white-box",
+    paper="arXiv:2312.05239", family="distribution", kind="method", learns="student weights", teacher="white-box",
     players={
         "student": learning(adamw(lr=1e-6, weight_decay=0.0)),
         "teacher": frozen(),
@@ -47,4 +43,4 @@ recipe = Recipe(
         "gradients are not clipped, and there is no moving average; the code has both",
         "rows of data give prompts and shapes alone; of pictures nothing is read",
     ),
-)
+)  # fmt: skip
