@@ -285,5 +285,5 @@ def read_for(
     if isinstance(net, Sentence):
         return text.sentences(rows, tokenizer, context)
     if isinstance(net, Seq2Seq):
-        return text.translated(rows, tokenizer, net.start, context)
+        return text.translated(rows, tokenizer, net.begin, context)
     return text.labelled(rows, tokenizer, getattr(net, "classes", None) or None, context)

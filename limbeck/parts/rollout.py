@@ -10,7 +10,7 @@ int64, the number of leading tokens that are the prompt.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
 from limbeck.batch import Batch
-from limbeck.errors import BadData, BadValue, BrokenRecipe
+from limbeck.errors import BadData, BadValue, BrokenRecipe, unknown
 from limbeck.part import Expr, part
 from limbeck.parts.transcript import take
 from limbeck.players import Player, Players
@@ -99,6 +99,7 @@ def sample(
     rng: Rng,
     *,
     requests: Sequence[str] | None = None,
+    given: Mapping[str, Any] | None = None,
     temperature: float = 1.0,
     top_p: float = 1.0,
     max_new_tokens: int = 128,
@@ -106,7 +107,8 @@ def sample(
     """Let a language model continue rows of tokens until it ends them.
 
     Its net has `eos`, `pad` and `context` and answers "next" (B, V), the logits after the last token, and "cache",
-    whatever it wants to be given back with the next token (see `CausalLM`). A net of text instead has `speak`, which
+    whatever it wants to be given back with the next token (see `CausalLM`). If it reads more than tokens, `reads` names
+    the columns (see `Seq2Seq`); they are given to it once, with the prompts. A net of text instead has `speak`, which
     continues rows by what they ask in text (see `Remote`); its answer may be empty.
 
     Args:
@@ -115,6 +117,7 @@ def sample(
         length_B: their lengths, at least 1.
         rng: the streams of the rows; decoding step k uses the k-th number of each.
         requests: what the rows ask in text; only nets of text need it.
+        given: the columns that the net reads beside tokens, and perhaps others.
         temperature: of the softmax; 0 is greedy.
         top_p: the mass of the nucleus.
         max_new_tokens: a row stops there if it does not end itself.
@@ -126,6 +129,7 @@ def sample(
     Raises:
         BadData: an empty prompt, or one that leaves no room for the new tokens in the model's context.
         BrokenRecipe: a player without a net of its own.
+        UnknownName: a column that the net reads is not given.
     """
     if player.module is None:
         raise BrokenRecipe(f"player {player.name!r} has no net of its own, so it cannot be sampled from")
@@ -140,22 +144,30 @@ def sample(
         return choose(logits_AV, u_BK[at_A, k], temperature=temperature, top_p=top_p)
 
     with _evaluating(player.module) as net:
-        new_BK = _decode(net, tokens_BT, length_B, player.pad, pick, ends, max_new_tokens)
+        read = _read(net, tokens_BT, length_B, player.pad, _beside(player, given))
+        new_BK = _decode(net, read, player.pad, pick, ends, max_new_tokens)
     return _joined(tokens_BT, length_B, new_BK, ends, player.pad)
 
 
+def _beside(player: Player, given: Mapping[str, Any] | None) -> dict[str, Tensor]:
+    """The columns that a player's net reads beside tokens."""
+    columns, names = given or {}, getattr(player, "reads", ())
+    if missing := [name for name in names if name not in columns]:
+        raise unknown("column", missing[0], columns, where=f"what {player.name} is given to read")
+    return {name: columns[name] for name in names}
+
+
 def _decode(
-    net: nn.Module, tokens_BT: Tensor, length_B: Tensor, pad: int, pick: Callable[[Tensor, Tensor, int], Tensor],
+    net: nn.Module, read: tuple[Tensor, Any, Tensor], pad: int, pick: Callable[[Tensor, Tensor, int], Tensor],
     ends: Tensor, steps: int,
 ) -> Tensor:  # fmt: skip
-    """Continue rows, all in step, until every one has ended; A of them are still in the batch.
+    """Continue rows that were read, all in step, until every one has ended; A of them are still in the batch.
 
     Rows that ended go on until it pays to leave them out, if the net's cache can; what they say then is not read.
     """
-    together = _sharded(net)
-    at_A = torch.arange(len(length_B), device=tokens_BT.device)
-    said_BK = tokens_BT.new_full((len(length_B), steps), pad)
-    alive_A, (next_AV, cache, seen_AT) = torch.ones_like(at_A, dtype=torch.bool), _read(net, tokens_BT, length_B, pad)
+    together, (next_AV, cache, seen_AT) = _sharded(net), read
+    at_A = torch.arange(len(next_AV), device=next_AV.device)
+    said_BK, alive_A = at_A.new_full((len(at_A), steps), pad), torch.ones_like(at_A, dtype=torch.bool)
     for k in range(steps):
         said_A = pick(next_AV, at_A, k)
         said_BK[at_A, k] = said_A
@@ -172,16 +184,22 @@ def _decode(
     return said_BK[:, : k + 1]
 
 
-def _ask(net: nn.Module, tokens_AT: Tensor, seen_AS: Tensor, cache: Any) -> tuple[Tensor, Any]:
+def _ask(
+    net: nn.Module, tokens_AT: Tensor, seen_AS: Tensor, cache: Any, beside: Mapping[str, Tensor] | None = None
+) -> tuple[Tensor, Any]:
     """The logits after the last token, and the cache with all of them; the tokens end where `seen` does."""
     positions_AT = (seen_AS.cumsum(1) - 1).clamp(min=0)[:, -tokens_AT.shape[1] :]
-    asked = {"tokens": tokens_AT, "seen": seen_AS, "positions": positions_AT, "cache": cache}
+    asked = {"tokens": tokens_AT, "seen": seen_AS, "positions": positions_AT, "cache": cache, **(beside or {})}
     answer = net(asked, frozenset({"next", "cache"}))
     return answer["next"], answer["cache"]
 
 
-def _read(net: nn.Module, tokens_BT: Tensor, length_B: Tensor, pad: int) -> tuple[Tensor, Any, Tensor]:
+def _read(
+    net: nn.Module, tokens_BT: Tensor, length_B: Tensor, pad: int, beside: Mapping[str, Tensor]
+) -> tuple[Tensor, Any, Tensor]:
     """Let the net read prompts: equal ones once, and short ones apart from long ones, as far as its cache allows.
+
+    Prompts are equal if what is read beside them is so too.
 
     Processes that run a sharded net together all ask it equally often, whatever their prompts.
 
@@ -192,12 +210,13 @@ def _read(net: nn.Module, tokens_BT: Tensor, length_B: Tensor, pad: int) -> tupl
     seen_BT = _right_aligned(tokens_BT, length_B, pad)[1]
     at_T = torch.arange(int(length_B.max()), device=tokens_BT.device)
     marked_BT = tokens_BT[:, : len(at_T)].where(at_T < length_B[:, None], -1)
-    prompts_PT, of_B = torch.unique(marked_BT, dim=0, return_inverse=True)
-    length_P = (prompts_PT >= 0).sum(1)
+    first_P, of_B = _distinct(marked_BT, beside)
+    prompts_PT, length_P = marked_BT[first_P], length_B[first_P]
     groups = [length_P.argsort(stable=True)] if together else _alike(length_P)
     answers: list[tuple[Tensor, Any]] = []
     for rows in groups:
-        answers.append(_ask(net, *_right_aligned(prompts_PT[rows], length_P[rows], pad), None))
+        theirs = {name: column[first_P[rows]] for name, column in beside.items()}
+        answers.append(_ask(net, *_right_aligned(prompts_PT[rows], length_P[rows], pad), None, theirs))
         if not _joins(answers[0][1]):
             break
     cache = answers[0][1]
@@ -206,9 +225,23 @@ def _read(net: nn.Module, tokens_BT: Tensor, length_B: Tensor, pad: int) -> tupl
 
         cache = joined([c for _, c in answers])
     elif not _selects(cache) or len(groups) > 1:
-        return (*_ask(net, *_right_aligned(tokens_BT, length_B, pad), None), seen_BT)
+        return (*_ask(net, *_right_aligned(tokens_BT, length_B, pad), None, beside), seen_BT)
     from_B = torch.cat(groups).argsort()[of_B]
     return torch.cat([n for n, _ in answers])[from_B], _selected(cache, from_B), seen_BT
+
+
+def _distinct(marked_BT: Tensor, beside: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """The first row (P,) of each different prompt, and which prompt each row (B,) has.
+
+    Example:
+        >>> _distinct(torch.tensor([[7], [5], [7], [7]]), {"source": torch.tensor([[1, 2], [1, 2], [1, 2], [3, 2]])})
+        (tensor([1, 0, 3]), tensor([1, 0, 1, 2]))
+    """
+    keys = [torch.unique(column, dim=0, return_inverse=True)[1][:, None] for column in beside.values()]
+    of_B = torch.unique(torch.cat((marked_BT, *keys), 1), dim=0, return_inverse=True)[1]
+    at_B = torch.arange(len(of_B), device=of_B.device)
+    first_P = at_B.new_full((int(of_B.max()) + 1,), len(of_B)).scatter_reduce(0, of_B, at_B, "amin")
+    return first_P, of_B
 
 
 def _alike(length_P: Tensor) -> list[Tensor]:
@@ -318,7 +351,7 @@ def rollout(
     Args:
         players: those in the game; `.on(student="teacher")` lets another speak, one behind a server too.
         batch: columns `tokens`, and `prompt` (B,), how many of them are the prompt; for players behind a server also
-            `request`, what is asked in text.
+            `request`, what is asked in text; and whatever else the student reads (see `sample`).
         temperature: of the softmax; 0 is greedy.
         top_p: the mass of the nucleus.
         max_new_tokens: a row stops there if it does not end itself.
@@ -339,6 +372,7 @@ def rollout(
         prompt_B,
         rng,
         requests=batch.get("request"),
+        given=batch,
         temperature=temperature,
         top_p=top_p,
         max_new_tokens=max_new_tokens,
