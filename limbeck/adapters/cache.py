@@ -8,7 +8,8 @@
 A row is found by a hash of its tokens, of which of them are targets and of what is read beside them: so order, padding and splits of the data do not
 matter, and a row that occurs twice is stored once. Blocks (see `limbeck.adapters.blocks`) are only ever appended, in
 the files first and in the index after that. What a crash cut short is not whole, and is cut away before the next block
-is written; a block that is whole but missing in the index is found again.
+is written; a block that is whole but missing in the index is found again. Files that a killed writer had not yet put
+under their name are removed by the next one.
 
 About 200 bytes of memory are taken for each row.
 
@@ -131,7 +132,7 @@ def _beside(batch: Mapping[str, Any], rows: int) -> list[bytes]:
     """The bytes of what each row is read with, without its padding."""
     read = [b""] * rows
     for name in READ_BESIDE:
-        if name in batch:
+        if f"{name}_length" in batch:
             column, lengths = batch[name].cpu().numpy(), batch[f"{name}_length"].tolist()
             read = [r + name.encode() + c[:n].tobytes() for r, c, n in zip(read, column, lengths, strict=True)]
     return read
@@ -165,8 +166,16 @@ class TargetCache:
         else:
             self.about.check(about, self.path)
             with self._locked():
+                self._sweep()
                 self._mend()
                 self._say()
+
+    def _sweep(self) -> None:
+        """Remove what writers that were killed had not yet put under its name; whoever holds the lock is alone here."""
+        for name in ("cache.json", "index"):
+            for file in self.path.glob(f".{name}.*"):
+                with writing(file):
+                    file.unlink()
 
     def _forget(self) -> None:
         self._blocks: list[Block] = []
