@@ -5,11 +5,11 @@
     index           the heads of all blocks, so that opening reads no more than them
     .lock           held while a block is written
 
-A row is found by a hash of its tokens, of which of them are targets and of what is read beside them: so order, padding and splits of the data do not
-matter, and a row that occurs twice is stored once. Blocks (see `limbeck.adapters.blocks`) are only ever appended, in
-the files first and in the index after that. What a crash cut short is not whole, and is cut away before the next block
-is written; a block that is whole but missing in the index is found again. Files that a killed writer had not yet put
-under their name are removed by the next one.
+A row is found by a hash of its tokens, of which of them are targets and of what is read beside them: so order, padding
+and splits of the data do not matter, and a row that occurs twice is stored once. Blocks (see `limbeck.adapters.blocks`)
+are only ever appended, in the files first and in the index after that. What a crash cut short is not whole, and is cut
+away before the next block is written; a block that is whole but missing in the index is found again. Files that a
+killed writer had not yet put under their name are removed by the next one.
 
 About 200 bytes of memory are taken for each row.
 
