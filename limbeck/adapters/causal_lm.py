@@ -88,7 +88,8 @@ class CausalLM(nn.Module):
         inputs = {"attention_mask": batch["seen"].long(), "position_ids": batch["positions"]} if decoding else {}
         cache = batch.get("cache")
         with taps(bare, want) as answers:
-            out = bare.base_model(batch["tokens"], past_key_values=cache, use_cache=decoding, **inputs)
+            read = self._read(batch)
+            out = bare.base_model(**read, past_key_values=cache, use_cache=decoding, **inputs)
         head = self._head(out.last_hidden_state)
         if "head" in want:
             answers["head"] = head
@@ -100,6 +101,10 @@ class CausalLM(nn.Module):
             last = TokenHead(head.hidden[:, -1], head.weight, head.bias, head.softcap, head.scale)
             answers |= {"next": last.logits(), "cache": out.past_key_values}
         return answers
+
+    def _read(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """What the model is given to read."""
+        return {"input_ids": batch["tokens"]}
 
     def _head(self, hidden: Tensor) -> TokenHead:
         output = self._bare().get_output_embeddings()

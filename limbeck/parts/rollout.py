@@ -272,7 +272,8 @@ def _distinct(marked_BT: Tensor, beside: Mapping[str, Tensor]) -> tuple[Tensor, 
         >>> _distinct(torch.tensor([[7], [5], [7], [7]]), {"source": torch.tensor([[1, 2], [1, 2], [1, 2], [3, 2]])})
         (tensor([1, 0, 3]), tensor([1, 0, 1, 2]))
     """
-    keys = [torch.unique(column, dim=0, return_inverse=True)[1][:, None] for column in beside.values()]
+    read = [column for column in beside.values() if column[:1].numel()]
+    keys = [torch.unique(column, dim=0, return_inverse=True)[1][:, None] for column in read]
     of_B = torch.unique(torch.cat((marked_BT, *keys), 1), dim=0, return_inverse=True)[1]
     at_B = torch.arange(len(of_B), device=of_B.device)
     first_P = at_B.new_full((int(of_B.max()) + 1,), len(of_B)).scatter_reduce(0, of_B, at_B, "amin")
