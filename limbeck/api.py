@@ -31,6 +31,7 @@ from limbeck.adapters.pipeline_store import how_to_load, save_pipeline
 from limbeck.adapters.recalled import Recalled, only_remembers
 from limbeck.adapters.remote import Remote, asking
 from limbeck.adapters.sentence import Sentence
+from limbeck.adapters.seq2seq import Seq2Seq
 from limbeck.adapters.source import open_player, read_for
 from limbeck.adapters.store import save_player
 from limbeck.adapters.text import check_tokenizers
@@ -198,7 +199,7 @@ def _probes(job: Job) -> dict[str, Part]:
     student = job.nets.get("student")
     if job.bed is not None:
         return dict(job.bed.probes)
-    if isinstance(student, CausalLM):
+    if isinstance(student, CausalLM | Seq2Seq):
         return {"nll": language.nll()}
     if reader := next((net for net in job.nets.values() if isinstance(net, Denoiser | Guided)), None):
         return watched_of(job.recipe, reader)
