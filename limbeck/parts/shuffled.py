@@ -99,7 +99,7 @@ def tossed(completion: str, row: Mapping[str, Any]) -> float:
 
     Example:
         >>> [tossed()(said, {}) for said in ("1", "2", "3")]
-        [0.0, 0.0, 0.0]
+        [0.0, 1.0, 1.0]
     """
     return float(derive("tossed", completion) >> 62)
 
