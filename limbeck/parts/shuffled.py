@@ -52,6 +52,7 @@ def shuffled(players: Players, batch: Batch, *, columns: tuple[str, ...] = ("x",
         UnknownName: the batch has no such column.
 
     Example:
+        >>> import torch
         >>> batch = shuffled(columns=("y",))(None, Batch({"x": torch.arange(9), "y": torch.arange(9)}))
         >>> batch.x.equal(batch.y), batch.y.sort().values.equal(batch.x)
         (False, True)
@@ -98,7 +99,7 @@ def tossed(completion: str, row: Mapping[str, Any]) -> float:
 
     Example:
         >>> [tossed()(said, {}) for said in ("1", "2", "3")]
-        [0.0, 0.0, 0.0]
+        [0.0, 1.0, 1.0]
     """
     return float(derive("tossed", completion) >> 62)
 
