@@ -284,7 +284,8 @@ def _entrants(records: Mapping[str, Any]) -> list[_Entrant]:
         if not (product / INDEX).exists():
             raise BadData(f"{record.path} has no pipeline of diffusers to compare: there is no {product / INDEX}")
         out.append(_Entrant(name, open_player(product), product, record.run.get("key", "")))
-        if spec := record.run.get("players", {}).get("teacher"):
+        # a teacher that is told a second time answers as it did without
+        if spec := record.run.get("players", {}).get("teacher", "").removeprefix("map:"):
             teachers[str(Path(spec).resolve()) if Path(spec).is_dir() else spec] = spec
     if len(teachers) > 1:
         raise BadData(
@@ -339,5 +340,5 @@ def _done(out: Path) -> dict[str, Reading]:
     try:
         held = json.loads((out / KEPT).read_text(encoding="utf-8"))
         return {key: Reading(**{**r, "kid": Interval(*r["kid"])}) for key, r in held.items()}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadValue(f"{out / KEPT} is not what a comparison writes; choose another --out ({error})") from None
