@@ -30,7 +30,7 @@ from limbeck.comparison import STEPS, evaluations
 from limbeck.data import Source
 from limbeck.errors import BadData, BadValue
 from limbeck.evaluate import Interval
-from limbeck.examine_pictures import drawn_by, seeded, write_grid
+from limbeck.examine_pictures import sampled_by, seeded, write_grid
 from limbeck.index import keys, load
 from limbeck.parts.guidance import Guided
 from limbeck.parts.solver import in_steps
@@ -259,7 +259,7 @@ class _Stand:
         """Measure a model by one sampler, and keep its first pictures."""
         began = perf_counter()
         nets: Any = {"student": net}
-        x = torch.cat([decode(self.plain, drawn_by(nets, draw, b)) for b in self.batches]).cpu()
+        x = torch.cat([decode(self.plain, sampled_by(nets, draw, b)) for b in self.batches]).cpu()
         seconds = (perf_counter() - began) / len(x)
         grid.parent.mkdir(parents=True, exist_ok=True)
         write_grid(x[:SHOWN], grid, SHOWN)

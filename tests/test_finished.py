@@ -19,7 +19,7 @@ from limbeck.adapters.unrolled import unrolled
 from limbeck.commands import app
 from limbeck.errors import BadData, BadValue
 from limbeck.evaluate import Examination, Interval
-from limbeck.examine_pictures import drawn_by, seeded
+from limbeck.examine_pictures import sampled_by, seeded
 from limbeck.finished import Finished, Reading, compare_runs, replayed
 from limbeck.parts.flowmap import any_step
 from limbeck.parts.solver import dpm_multistep, even, heun, ode_sample
@@ -86,7 +86,7 @@ def test_a_fixed_grid_replayed_is_its_sampler(draw: Any, scheduler: Any) -> None
         torch.nn.init.normal_(net.second.outer.weight, std=0.1)  # type: ignore[union-attr]
     rows = seeded(Table({"x": torch.zeros(3, 1, 8, 8)}), torch.arange(3), torch.device("cpu"))
     numbers = json.loads(json.dumps(unrolled(net.convention, draw)))
-    drawn, again = (drawn_by({"student": net}, d, rows) for d in (draw, replayed(numbers)))
+    drawn, again = (sampled_by({"student": net}, d, rows) for d in (draw, replayed(numbers)))
     assert torch.allclose(drawn, again, atol=2e-4 * float(drawn.abs().max()))
 
 
