@@ -31,7 +31,7 @@ from limbeck.rng import Rng
 from limbeck.roles import frozen
 from limbeck.samplers import ode_of
 
-__all__ = ["drawn_by", "examine_pictures", "seeded", "write_grid"]
+__all__ = ["examine_pictures", "sampled_by", "seeded", "write_grid"]
 
 ROWS, CHUNK, ACROSS = 400, 64, 6
 SHOWN = 48  # pixels that the side of a picture takes at least
@@ -71,7 +71,7 @@ def examine_pictures(
     drawn, costs = {}, {}
     for who, net in nets.items():
         way = ode_of(net) if who == "teacher" or draw is None else draw
-        ask = partial(drawn_by, {**(others or {}), seat if way is draw else "student": net}, way)
+        ask = partial(sampled_by, {**(others or {}), seat if way is draw else "student": net}, way)
         drawn[who] = torch.cat([decode(plain, ask(b)) for b in batches]).cpu()
         costs[who] = _cost(solved or net, partial(ask, batches[0]), batches[0], (disk or {}).get(who))
         if run is not None:
@@ -112,7 +112,7 @@ def seeded(source: Source, rows: Tensor, device: torch.device) -> Batch:
 
 
 @torch.no_grad()
-def drawn_by(nets: Mapping[str, nn.Module], sampler: Callable[[Players, Batch], Tensor], batch: Batch) -> Tensor:
+def sampled_by(nets: Mapping[str, nn.Module], sampler: Callable[[Players, Batch], Tensor], batch: Batch) -> Tensor:
     """Samples of nets in their seats.
 
     Args:

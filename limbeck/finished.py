@@ -30,7 +30,7 @@ from limbeck.comparison import STEPS, evaluations
 from limbeck.data import Source
 from limbeck.errors import BadData, BadValue
 from limbeck.evaluate import Interval
-from limbeck.examine_pictures import drawn_by, seeded, write_grid
+from limbeck.examine_pictures import sampled_by, seeded, write_grid
 from limbeck.index import keys, load
 from limbeck.parts.guidance import Guided
 from limbeck.parts.solver import in_steps
@@ -259,7 +259,7 @@ class _Stand:
         """Measure a model by one sampler, and keep its first pictures."""
         began = perf_counter()
         nets: Any = {"student": net}
-        x = torch.cat([decode(self.plain, drawn_by(nets, draw, b)) for b in self.batches]).cpu()
+        x = torch.cat([decode(self.plain, sampled_by(nets, draw, b)) for b in self.batches]).cpu()
         seconds = (perf_counter() - began) / len(x)
         grid.parent.mkdir(parents=True, exist_ok=True)
         write_grid(x[:SHOWN], grid, SHOWN)
@@ -284,7 +284,8 @@ def _entrants(records: Mapping[str, Any]) -> list[_Entrant]:
         if not (product / INDEX).exists():
             raise BadData(f"{record.path} has no pipeline of diffusers to compare: there is no {product / INDEX}")
         out.append(_Entrant(name, open_player(product), product, record.run.get("key", "")))
-        if spec := record.run.get("players", {}).get("teacher"):
+        # a teacher that is told a second time answers as it did without
+        if spec := record.run.get("players", {}).get("teacher", "").removeprefix("map:"):
             teachers[str(Path(spec).resolve()) if Path(spec).is_dir() else spec] = spec
     if len(teachers) > 1:
         raise BadData(
@@ -339,5 +340,5 @@ def _done(out: Path) -> dict[str, Reading]:
     try:
         held = json.loads((out / KEPT).read_text(encoding="utf-8"))
         return {key: Reading(**{**r, "kid": Interval(*r["kid"])}) for key, r in held.items()}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadValue(f"{out / KEPT} is not what a comparison writes; choose another --out ({error})") from None

@@ -17,7 +17,7 @@ from limbeck.batch import Batch
 from limbeck.beds import load_bed
 from limbeck.data import Table
 from limbeck.errors import BadData
-from limbeck.examine_pictures import drawn_by, examine_pictures, seeded, write_grid
+from limbeck.examine_pictures import examine_pictures, sampled_by, seeded, write_grid
 from limbeck.part import part
 from limbeck.parts.states import few_step
 from limbeck.players import Players
@@ -57,7 +57,7 @@ def test_distances_of_even_pictures_are_closed_forms() -> None:
 def test_a_pipeline_is_nearest_to_its_own_samples(tmp_path: Path) -> None:
     nets, rows = {"before": net(8, 1), "after": net(8)}, torch.arange(6)
     blank = Table({"x": torch.zeros(6, 1, 8, 8)})
-    own = drawn_by({"student": nets["after"]}, few_step(), seeded(blank, rows, torch.device("cpu")))
+    own = sampled_by({"student": nets["after"]}, few_step(), seeded(blank, rows, torch.device("cpu")))
     found = examine_pictures(nets, Table({"x": own}), few_step(), run=tmp_path)
     frechet, kernel = (q.values for q in found.qualities)
     assert frechet["after"].value < 1e-6 < 1e-2 * frechet["before"].value

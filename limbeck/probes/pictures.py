@@ -57,10 +57,11 @@ def judge_of(real: Tensor) -> tuple[Callable[[Tensor], Tensor], str]:
 
 def _blocks(x: Tensor) -> Tensor:
     """(N, D) means of blocks, and mean absolute differences of neighbours across and down."""
-    pool = nn.functional.adaptive_avg_pool2d
-    few = [(min(n, x.shape[2]), min(n, x.shape[3])) for n in (MEANS, EDGES)]
-    edges = [pool(x.diff(dim=d).abs(), few[1]) for d in (2, 3)]
-    return torch.cat([z.flatten(1) for z in (pool(x, few[0]), *edges)], 1)
+
+    def pooled(z: Tensor, most: int) -> Tensor:
+        return nn.functional.adaptive_avg_pool2d(z, (min(most, z.shape[2]), min(most, z.shape[3]))).flatten(1)
+
+    return torch.cat([pooled(x, MEANS), *(pooled(x.diff(dim=d).abs(), EDGES) for d in (2, 3))], 1)
 
 
 def _pictures(players: Players, x: Tensor) -> Tensor:

@@ -165,10 +165,11 @@ def lines(
         made: who to the numbers that it was made for, whose marks are filled; those of all others are hollow.
     """
     numbers = sorted({n for points in series.values() for n in points})
-    values = [v.value for points in series.values() for v in points.values() if v.value > 0] or [1.0]
-    low, high = min(values), max(values)
-    if low == high:
-        low, high = low / 2, high * 2
+    every = [v for points in series.values() for v in points.values()]
+    values = [v.value for v in every if v.value > 0] or [1.0]
+    low, high = min(values), max(values + [v.high for v in every if v.high is not None])
+    if low >= high:
+        low, high = low / 2, low * 2
     x = _scale(numbers[0], max(numbers[-1], 2 * numbers[0]), LEFT, RIGHT - 80, True)
     inside = _scale(low, high, BOTTOM - 4, TOP, True)
 
