@@ -40,7 +40,7 @@ from limbeck.parts.bridge import (
     to_bridge,
 )
 from limbeck.parts.flow_matching import flow_matching, vp_linear
-from limbeck.parts.levels import lognormal_levels
+from limbeck.parts.levels import logit_normal_levels
 from limbeck.parts.optimizer import adam
 from limbeck.parts.pairs import end_matching, straight_states
 from limbeck.parts.path import EDM, RF, TRIG, VP_COSINE, data_head, eps_head, score_head
@@ -278,7 +278,7 @@ def test_states_are_drawn_at_even_times_and_follow_the_bridge() -> None:
         k: float(flow_matching()(players(f), states.with_()).mean()) for k, f in {"exact": net, "far": Off(net)}.items()
     }
     assert losses["exact"] < losses["far"]
-    levels = bridge_states(levels=lognormal_levels())(players(net), rows).t
+    levels = bridge_states(levels=logit_normal_levels(mean=-1.2, std=1.2))(players(net), rows).t
     assert abs(float((levels / (1 - levels)).log().mean()) + 1.2) < 0.1
 
 
