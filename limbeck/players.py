@@ -318,8 +318,12 @@ def moved(net: nn.Module, device: torch.device) -> nn.Module:
 
 
 def copied(player: Player) -> nn.Module:
-    """A copy of a player's net, whose weights may learn where they came free."""
-    net: nn.Module = copy.deepcopy(player.module)  # type: ignore[assignment]
+    """A copy of a player's net, whose weights may learn where they came free; compiled where that is."""
+    assert player.module is not None
+    net = copy.deepcopy(player.module)
+    for mine, theirs in zip(net.modules(), player.module.modules(), strict=True):
+        if theirs._compiled_call_impl is not None:
+            mine.compile()
     for p, trainable in zip(net.parameters(), player.trainable, strict=True):
         p.requires_grad_(trainable)
     return net

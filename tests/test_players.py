@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from limbeck.batch import Batch
 from limbeck.errors import BadValue, BrokenRecipe, Mismatch, UnknownName
 from limbeck.part import part
-from limbeck.players import Player, Players, build
+from limbeck.players import Player, Players, build, copied
 from limbeck.roles import Role, built, cached, copy_of, ema_of, ensemble, frozen, learning, self_under
 from tests.conftest import Net
 
@@ -251,3 +251,13 @@ def test_copies_of_partly_frozen_players_learn_what_their_original_does(batch: B
     players.turn("duel", ("student", "rival"))
     for name in ("student", "rival"):
         assert [p.requires_grad for p in players[name].params] == [True, False, True, True]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler, which is loaded
+def test_a_copy_of_a_compiled_net_is_compiled_and_its_weights_keep_their_names() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    net[0].compile()
+    copy_ = copied(Player("student", learning(sgd()), net))
+    assert [m._compiled_call_impl is not None for m in copy_.modules()] == [False, True, False]
+    assert list(copy_.state_dict()) == list(net.state_dict()) == ["0.weight", "0.bias", "1.weight", "1.bias"]
