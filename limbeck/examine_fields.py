@@ -78,7 +78,7 @@ def examine_fields(
     for who, net in nets.items():
         ask = partial(_draw, net, TEACHER if who == "teacher" else draw, others or {})
         drawn[who] = _flat([ask(b) for b in batches])
-        costs[who] = measure_cost(net, partial(ask, batches[0]), batches[0].size, path=(disk or {}).get(who), repeats=3)
+        costs[who] = measure_cost(net, partial(ask, batches[0]), batches[0].size, path=(disk or {}).get(who), repeats=1)
     gaps = figures("energy distance", {w: energy_gap(x, real) for w, x in drawn.items()}, higher_is_better=False)
     kernel = Quality("kernel distance", False, {w: kid_interval(x, real) for w, x in drawn.items()}, n=len(index))
     return Examination(qualities=[gaps, kernel], costs=costs)

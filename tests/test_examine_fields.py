@@ -47,12 +47,12 @@ def rows(n: int) -> Table:
 
 def test_a_field_that_is_the_law_is_near_and_another_is_far() -> None:
     nets = {"teacher": ExactField(MIX), "before": ExactField(FAR), "after": ExactField(MIX)}
-    exam = examine_fields(nets, rows(300), ode_sample(times=even(20)))
+    exam = examine_fields(nets, rows(128), ode_sample(times=even(20)))
     energy, kernel = exam.qualities
     assert (
-        energy.values["teacher"].value < 0.1 and energy.values["after"].value < 0.1 < 1 < energy.values["before"].value
+        energy.values["teacher"].value < 0.2 and energy.values["after"].value < 0.2 < 1 < energy.values["before"].value
     )
-    assert kernel.values["after"].value < 0.1 < kernel.values["before"].value
+    assert kernel.values["after"].value < 0.2 < kernel.values["before"].value
     assert not energy.higher_is_better and set(exam.costs) == set(nets)
 
 
