@@ -15,8 +15,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 TITLES = {
     "loop": "The loop", "divergence": "Token divergences", "growth": "How divergences grow",
     "cache": "The cache of the teacher", "recalled": "Training from the cache", "rollouts": "Sampling",
-    "speculative": "Speculative decoding",
-    "step": "A whole step", "fields": "Steps of few-step distillation",
+    "speculative": "Speculative decoding", "step": "A whole step", "fields": "Few-step distillation",
 }  # fmt: skip
 MODULES = {
     "loop": loop, "divergence": divergence, "growth": growth, "cache": cache, "recalled": recalled,

@@ -1,36 +1,38 @@
 """What a step of few-step distillation costs: ours against the same step written by hand in plain PyTorch.
 
-Each is told in multiples of one forward without gradient, on a perceptron of 1.1 million weights (1024 rows), a UNet of
-diffusers of 1.1 million (8 pictures of 32 x 32) and a transformer of 4.2 million with fused attention (the same). By
-hand and by the loop the same nets take the same kind of states: discrete consistency with a step of the teacher and a
-moving average, the generator and the critic of distribution matching, and the average velocity of MeanFlow. By hand
-that takes its derivative as the public code does, without gradient, and asks the net again for the loss; ours takes one
-pass with gradient, or a difference that reuses the forward of the loss and whose step is checked once. By hand the
-derivative needs the plain kernel of attention and contiguous group norms, which are put in for it. Seconds are those of
-the processor between two updates; the first, which sets up, is left out. Adam steps in all.
+Each is told in multiples of one forward without gradient: on a perceptron of 1.1 million weights (1024 rows), a UNet of
+diffusers of 1.1 million (8 pictures of 32 x 32) and a transformer of 4.2 million with fused attention (the same); the
+tiny net (64 points) shows what is left of a step when the nets cost nothing. By hand and by the loop the same nets take
+the same kind of states: discrete consistency with a step of the teacher and a moving average, the generator and the
+critic of distribution matching, and the average velocity of MeanFlow. By hand that takes its derivative as the public
+code does, without gradient, and asks the net again for the loss; ours takes one pass whose derivative is held fixed, or
+a difference that reuses the forward of the loss and whose step is checked once. By hand the derivative needs the plain
+kernel of attention and contiguous group norms, which are put in for it. Seconds are those of the processor between two
+updates, and the three are taken in turns: after each update of the loop one step by hand and one forward. Adam in all.
+
+*At least* is what a step cannot do without, measured beside it: one forward with its gradients, and a forward more for
+every other evaluation and for the derivative; the optimiser, noise and activations of the derivative come on top.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from benchmarks.nets import NETS, Asked, data_of, made, rows_like
 from limbeck.data import Table
 from limbeck.loop import Loop
 from limbeck.part import Expr
-from limbeck.parts.consistency import consistency, squared
+from limbeck.parts.consistency import consistency
+from limbeck.parts.distance import squared
 from limbeck.parts.distribution import distribution_matching, fake_denoising
 from limbeck.parts.flowmap import triangle_states
 from limbeck.parts.mean_velocity import difference_step, mean_velocity, mean_velocity_by_difference
@@ -38,104 +40,17 @@ from limbeck.parts.neighbours import grid_step, teacher_step
 from limbeck.parts.optimizer import adam
 from limbeck.parts.solver import even
 from limbeck.parts.states import noise_states, uniform_levels
+from limbeck.progress import Progress
 from limbeck.recipe import Learn, Phase, Recipe
 from limbeck.roles import Role, built, copy_of, ema_of, frozen, learning
 
-REPEATS = 5
+REPEATS = 9
 THREADS = 1
-STEPS = 3
+WARM = 2
 ADAM, EVEN = adam(lr=1e-4), uniform_levels()
 
 
-# -- nets -------------------------------------------------------------------------------------------------------------
-
-
-class Perceptron(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        sizes = [66, 512, 512, 512, 512, 512, 64]
-        layers = [m for a, b in itertools.pairwise(sizes) for m in (nn.Linear(a, b), nn.SiLU())]
-        self.net = nn.Sequential(*layers[:-1])
-
-    def forward(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        return self.net(torch.cat((x, t[:, None], s[:, None]), 1))
-
-
-class Unet(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        from diffusers import UNet2DModel
-
-        self.net = UNet2DModel(
-            sample_size=32, in_channels=3, out_channels=3, layers_per_block=1, block_out_channels=(32, 64, 64),
-            norm_num_groups=8, down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
-            up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
-        )  # fmt: skip
-
-    def forward(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        return self.net(x, 500 * (t + s)).sample
-
-
-class Block(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads, self.width = heads, width
-        self.level, self.qkv = nn.Linear(width, 6 * width), nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-
-    def forward(self, h: Tensor, c: Tensor) -> Tensor:
-        a, b, g, d, e, k = self.level(F.silu(c))[:, None].chunk(6, 2)
-        normed = F.layer_norm(h, (self.width,)) * (1 + a) + b
-        q, key, v = (p.unflatten(2, (self.heads, -1)).transpose(1, 2) for p in self.qkv(normed).chunk(3, 2))
-        h = h + g * self.out(F.scaled_dot_product_attention(q, key, v).transpose(1, 2).flatten(2))
-        return h + k * self.mlp(F.layer_norm(h, (self.width,)) * (1 + d) + e)
-
-
-class Transformer(nn.Module):
-    def __init__(self, width: int = 240, depth: int = 4, patch: int = 4) -> None:
-        super().__init__()
-        self.cut, self.embed = nn.PixelUnshuffle(patch), nn.Linear(3 * patch**2, width)
-        self.place = nn.Parameter(0.02 * torch.randn(1, (32 // patch) ** 2, width))
-        self.level = nn.Sequential(nn.Linear(2, width), nn.SiLU(), nn.Linear(width, width))
-        self.blocks = nn.ModuleList(Block(width, 6) for _ in range(depth))
-        self.read, self.join = nn.Linear(width, 3 * patch**2), nn.PixelShuffle(patch)
-
-    def forward(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        h, c = self.embed(self.cut(x).flatten(2).mT) + self.place, self.level(torch.stack((t, s), 1))
-        for block in self.blocks:
-            h = block(h, c)
-        return self.join(self.read(h).mT.unflatten(2, (8, 8)))
-
-
-NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    "perceptron": (Perceptron, (1024, 64)), "UNet": (Unet, (8, 3, 32, 32)),
-    "transformer": (Transformer, (8, 3, 32, 32)),
-}  # fmt: skip
-
-
-class Asked(nn.Module):
-    """A net that answers as parts ask."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, batch: Mapping[str, Tensor], want: frozenset[str]) -> dict[str, Tensor]:
-        v = self.net(batch["x"], batch["t"], batch.get("s", torch.zeros_like(batch["t"])))  # type: ignore[call-overload]
-        return {"velocity": v, "x0": batch["x"] - rows_like(batch["t"], v) * v}
-
-
-def made(name: str, seed: int) -> nn.Module:
-    torch.manual_seed(seed)
-    return NETS[name][0]()
-
-
 # -- by hand ----------------------------------------------------------------------------------------------------------
-
-
-def rows_like(t: Tensor, x: Tensor) -> Tensor:
-    return t.view(-1, *[1] * (x.ndim - 1))
 
 
 def hand_consistency(nets: list[nn.Module], x0: Tensor) -> Tensor:
@@ -200,7 +115,8 @@ def hand_difference(nets: list[nn.Module], x0: Tensor, h: float = 1e-4) -> Tenso
     return (u - (v - rows_like(t - s, x) * du)).square().flatten(1).sum(1).mean()
 
 
-def by_hand(name: str, step: str, data: Tensor) -> None:
+def by_hand(name: str, step: str, data: Tensor) -> Callable[[], None]:
+    """A step by hand, to be called again and again."""
     student, teacher, third = (made(name, seed) for seed in (0, 1, 0))
     if step == "average velocity, exact":
         for module in student.modules():
@@ -209,7 +125,8 @@ def by_hand(name: str, step: str, data: Tensor) -> None:
     for net in (teacher.eval(), third.eval()):
         net.requires_grad_(False)
     optimizer = torch.optim.Adam(student.parameters(), lr=1e-4, fused=True)
-    for _ in range(STEPS + 1):
+
+    def once() -> None:
         rows = data[torch.randint(len(data), (NETS[name][1][0],))]
         loss = WORKS[step][0]([student, teacher, third], rows)
         optimizer.zero_grad()
@@ -219,6 +136,8 @@ def by_hand(name: str, step: str, data: Tensor) -> None:
             with torch.no_grad():
                 torch._foreach_lerp_(list(third.parameters()), list(student.parameters()), 0.05)
         loss.item()
+
+    return once
 
 
 # -- by the loop ------------------------------------------------------------------------------------------------------
@@ -251,53 +170,95 @@ WORKS: dict[str, tuple[Callable[[list[nn.Module], Tensor], Tensor], dict[str, Ro
 }  # fmt: skip
 
 
-def by_loop(name: str, step: str, data: Tensor) -> None:
+def by_loop(
+    name: str, step: str, data: Tensor, steps: int, compiled: bool = False, progress: Progress | None = None
+) -> None:
+    """Steps by the loop."""
     _, players, work = WORKS[step]
     facts = dict(title="", paper="", family="", kind="", learns="", teacher="")
-    stages = (Learn("fit", (work,), steps=STEPS + 1, batch_size=NETS[name][1][0]),)
-    nets = {who: Asked(made(name, seed)) for who, seed in (("student", 0), ("teacher", 1)) if who in players}
-    Loop(Recipe(key="step", players=players, stages=stages, **facts), nets, {"train": Table({"x": data})}).execute()
+    stages = (Learn("fit", (work,), steps=steps, batch_size=NETS[name][1][0]),)
+    nets = {who: made(name, seed) for who, seed in (("student", 0), ("teacher", 1)) if who in players}
+    for net in nets.values() if compiled else ():
+        net.compile()
+    recipe, given = Recipe(key="step", players=players, stages=stages, **facts), {k: Asked(n) for k, n in nets.items()}
+    Loop(recipe, given, {"train": Table({"x": data})}, progress=progress or Progress()).execute()
 
 
-def forwards(name: str, data: Tensor) -> float:
-    """Seconds of the processor of a forward without gradient."""
-    net, rows = made(name, 0).eval(), data[: NETS[name][1][0]]
-    t, found = torch.rand(len(rows)), []
-    with torch.no_grad():
-        for _ in range(STEPS + 1):
-            start = time.process_time()
-            net(rows, t, 0 * t)
-            found.append(time.process_time() - start)
-    return statistics.median(found[1:])
+MORE = {"consistency": 2, "generator": 2, "critic": 1, "average velocity, exact": 1, "average velocity, difference": 1}
 
 
-def seconds(work: Callable[[], None]) -> float:
-    """Seconds of the processor between two updates."""
-    ticks: list[float] = []
-    hook = register_optimizer_step_post_hook(lambda *_: ticks.append(time.process_time()))
+# -- in turns ---------------------------------------------------------------------------------------------------------
+
+
+def clocked(work: Callable[[], object]) -> float:
+    """Seconds of the processor."""
+    start = time.process_time()
     work()
+    return time.process_time() - start
+
+
+def in_turns(loop: Callable[[], None], others: list[Callable[[], object]]) -> list[list[float]]:
+    """Seconds of the processor of each update of the loop, and of the other works, which are done after it."""
+    found: list[list[float]] = []
+    since, busy = time.process_time(), False
+
+    def after(*_: object) -> None:
+        nonlocal since, busy
+        if not busy:
+            took, busy = time.process_time() - since, True
+            with torch.enable_grad():
+                found.append([took, *map(clocked, others)])
+            since, busy = time.process_time(), False
+
+    hook = register_optimizer_step_post_hook(after)
+    loop()
     hook.remove()
-    return statistics.median(b - a for a, b in itertools.pairwise(ticks))
+    return found[WARM:]
+
+
+def evaluations(name: str, data: Tensor) -> list[Callable[[], object]]:
+    """A forward without gradient, and one with its gradients, to be called again and again."""
+    net, rows = made(name, 0).eval(), data[: NETS[name][1][0]]
+    t = torch.rand(len(rows))
+
+    def forward() -> Tensor:
+        return net(rows, t, 0 * t)  # type: ignore[no-any-return]
+
+    def both() -> None:
+        net.zero_grad()
+        forward().sum().backward()
+
+    return [torch.no_grad()(forward), both]
 
 
 def table() -> list[str]:
-    """The rows of the table: net and step, milliseconds and forwards of each, and their ratio."""
+    """The rows of the table: net and step, milliseconds and forwards of each, overhead and ratio."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    out = ["| net | step | by hand | by the loop | ratio |", "|---|---|---|---|---|"]
-    for name, (_, shape) in NETS.items():
-        data = torch.randn(4 * shape[0], *shape[1:], generator=torch.Generator().manual_seed(0))
+    heading = ["net", "step", "at least", "by hand", "by the loop", "overhead", "ratio"]
+    out = [f"| {' | '.join(heading)} |", "|---" * len(heading) + "|"]
+    for name in NETS:
+        data, repeats = data_of(name), REPEATS * (10 if name == "tiny" else 1)
         for step in WORKS:
-            works = [partial(by_hand, name, step, data), partial(by_loop, name, step, data)]
-            runs = [(forwards(name, data), *map(seconds, works)) for _ in range(REPEATS)]
+            others = [by_hand(name, step, data), *evaluations(name, data)]
+            runs = in_turns(lambda n=name, s=step, d=data, r=repeats: by_loop(n, s, d, r + WARM), others)  # type: ignore[misc]
             out.append(f"| {' | '.join(cells(name, step, runs))} |")
     return out
 
 
-def cells(name: str, step: str, runs: list[Any]) -> list[str]:
-    """One row: medians, each in milliseconds and in forwards of the same repeat, and the median ratio."""
+def cells(name: str, step: str, runs: list[list[float]]) -> list[str]:
+    """One row: medians, each in milliseconds and in forwards of the same repeat; overhead and ratio of neighbours."""
     shown = [
-        f"{1e3 * statistics.median(r[i] for r in runs):.0f} ms, {statistics.median(r[i] / r[0] for r in runs):.2f} x"
-        for i in (1, 2)
+        f"{1e3 * statistics.median(r[i] for r in runs):.3g} ms, {statistics.median(r[i] / r[2] for r in runs):.2f} x"
+        for i in (1, 0)
     ]
-    return [name, step, *shown, f"{statistics.median(r[2] / r[1] for r in runs):.3f}"]
+    more = 1e3 * statistics.median(r[0] - r[1] for r in runs)
+    least = statistics.median(r[3] / r[2] + MORE[step] for r in runs)
+    return [
+        name,
+        step,
+        f"{least:.2f} x",
+        *shown,
+        f"{more:.2f} ms",
+        f"{statistics.median(r[0] / r[1] for r in runs):.3f}",
+    ]

@@ -31,9 +31,11 @@ from limbeck.adapters.pipeline_store import how_to_load, save_pipeline
 from limbeck.adapters.recalled import Recalled, only_remembers
 from limbeck.adapters.remote import Remote, asking
 from limbeck.adapters.sentence import Sentence
+from limbeck.adapters.seq2seq import Seq2Seq
 from limbeck.adapters.source import open_player, read_for
 from limbeck.adapters.store import save_player
 from limbeck.adapters.text import check_tokenizers
+from limbeck.averaged import averaged, settled
 from limbeck.beds import Bed, beds, load_bed
 from limbeck.cite import bibtex
 from limbeck.comparison import compare
@@ -42,6 +44,7 @@ from limbeck.describe import describe, specs
 from limbeck.errors import BadData, BadValue, unknown
 from limbeck.evaluate import Examination
 from limbeck.examine import examine, examine_on_bed, examine_pairs
+from limbeck.examine_fields import drawn_by, examine_fields
 from limbeck.examine_pictures import examine_pictures
 from limbeck.index import load, records, search
 from limbeck.loop import Loop, Options
@@ -51,6 +54,7 @@ from limbeck.parts.chunks import in_teacher_tokens
 from limbeck.parts.guidance import Guided
 from limbeck.players import Players, build, moved
 from limbeck.probes import classification, language
+from limbeck.probes.pictures import ROWS
 from limbeck.progress import LiveProgress, Muted, Progress, memory
 from limbeck.recipe import Learn, Recipe, walk
 from limbeck.report import formulas, write_report
@@ -58,8 +62,9 @@ from limbeck.report.card import About, write_card
 from limbeck.rng import seed_torch
 from limbeck.roles import Role
 from limbeck.run import Run
-from limbeck.samplers import sampler_of
+from limbeck.samplers import sampler_of, watched_of
 from limbeck.trackers import check_trackers, tracked
+from limbeck.watch import Watching
 
 __all__ = ["compare", "distill", "report", "verify"]
 
@@ -109,6 +114,7 @@ def distill(
     eval_every: int = 0,
     patience: int = 0,
     trackers: Sequence[str] = (),
+    average: float = 0.0,
     max_time: float = 0.0,
     resume: bool = False,
     dry_run: bool = False,
@@ -133,6 +139,7 @@ def distill(
         eval_every: steps between evaluations on held-out rows while learning.
         patience: evaluations without improvement after which a stage ends, with the best weights it had.
         trackers: where else metrics go: tensorboard, wandb, mlflow, trackio.
+        average: the decay of a moving average of the product's weights, which is what is kept in the end; 0 for none.
         max_time: seconds after which the run stops, resumable.
         resume: continue the run in `out`.
         dry_run: one step of each stage, nothing written.
@@ -150,6 +157,7 @@ def distill(
     """
     check_trackers(trackers)
     recipe = _sized(override(load(recipe_key), set or {}), steps, batch_size)
+    recipe = averaged(recipe, average) if average else recipe
     specs = {"teacher": teacher, "student": student, **(players or {})}
     job = _open(recipe, {name: str(s) for name, s in specs.items() if s is not None}, data, eval, seed)
     accelerator = _accelerator(precision, trackers, Path(out))
@@ -166,10 +174,14 @@ def distill(
     logged = tracked(accelerator, () if dry_run else trackers)
     with here as run, logged, asking(job.nets, run, accelerator.process_index):
         run.update(versions=_versions(), host=_host(), argv=sys.argv, parts=formulas(job.recipe), started=_now())
-        loop = Loop(job.recipe, job.nets, dict(job.data), options, run, accelerator, show)
+        run.update(rows={"data": data, "eval": eval})
+        watch = Watching(show, min(ROWS, len(job.data["test"]) if "test" in job.data else ROWS))
+        loop = Loop(job.recipe, job.nets, dict(job.data), options, run, accelerator, watch)
         loop.execute()
         ended = loop.gather()
+        run.update(alarms=watch.said)
         if path is not None and accelerator.is_main_process:
+            settled(ended, recipe.product)
             _finish(job, ended, loop.data, path, seed, show)
         for net in job.nets.values():
             if isinstance(net, Recalled):
@@ -187,10 +199,10 @@ def _probes(job: Job) -> dict[str, Part]:
     student = job.nets.get("student")
     if job.bed is not None:
         return dict(job.bed.probes)
-    if isinstance(student, CausalLM):
+    if isinstance(student, CausalLM | Seq2Seq):
         return {"nll": language.nll()}
-    if any(isinstance(net, Denoiser | Guided) for net in job.nets.values()):
-        return {}
+    if reader := next((net for net in job.nets.values() if isinstance(net, Denoiser | Guided)), None):
+        return watched_of(job.recipe, reader)
     labelled = "test" in job.data and "y" in job.data["test"].take(torch.arange(1))
     return {"nll": classification.nll(), "accuracy": classification.accuracy()} if labelled else {}
 
@@ -406,12 +418,22 @@ def _examined(job: Job, players: Players, path: Path, seed: int) -> Examination 
     if isinstance(product, Denoiser):
         others, draw = _modules(players, job.recipe.product), sampler_of(job.recipe) or job.recipe.sampler
         return examine_pictures(nets, job.data["test"], draw, disk, path, others)
-    if isinstance(job.nets.get("teacher"), Denoiser | Guided):
-        return None  # a learned solver: what it draws is not examined yet
+    teacher = job.nets.get("teacher")
+    if isinstance(teacher, Denoiser | Guided):  # what learns is a solver of its field
+        others = {"teacher": teacher}
+        return examine_pictures(nets, job.data["test"], sampler_of(job.recipe), disk, path, others, job.recipe.product)
     if job.pairs is not None:
         first, second, ratings = job.pairs
         return examine_pairs(nets, list(zip(first, second, strict=True)), ratings, disk)  # type: ignore[arg-type]
+    if _of_points(job.data["test"]) and (draw := drawn_by(job.recipe)) is not None:
+        return examine_fields(nets, job.data["test"], draw, disk, _modules(players, "student"))
     return examine(nets, job.data["test"], disk)  # type: ignore[arg-type]
+
+
+def _of_points(source: Source) -> bool:
+    """Whether the rows hold data that can be drawn."""
+    x = source.take(torch.arange(min(1, len(source)))).get("x")
+    return isinstance(x, torch.Tensor) and x.is_floating_point()
 
 
 def _modules(players: Players, but: str) -> dict[str, nn.Module]:

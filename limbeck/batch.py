@@ -11,7 +11,7 @@ graphs, clips). Columns that parts share by name:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -72,9 +72,10 @@ class Batch(Mapping[str, Any]):
     memo: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        sizes = {name: len(column) for name, column in self.columns.items()}
-        if len(set(sizes.values())) != 1:
-            raise BadData(f"the columns of a batch must be of one length, got {sizes or 'no column'}")
+        sizes = [_length(column) for column in self.columns.values()]
+        if len(set(sizes)) != 1:
+            shown = dict(zip(self.columns, sizes, strict=True)) or "no column"
+            raise BadData(f"the columns of a batch must be of one length, got {shown}")
         if self.rng is None:
             object.__setattr__(self, "rng", Rng((), torch.arange(self.size, device=self.device)))
         if not self.counts:
@@ -112,7 +113,7 @@ class Batch(Mapping[str, Any]):
     @property
     def size(self) -> int:
         """The number of rows, B."""
-        return len(next(iter(self.columns.values())))
+        return _length(next(iter(self.columns.values())))
 
     @property
     def device(self) -> torch.device:
@@ -140,8 +141,8 @@ class Batch(Mapping[str, Any]):
         """
         kept = {k: c for k, c in self.columns.items() if "tokens" not in columns or "." not in k}
         merged = {**kept, **columns}
-        counts = {} if {"mask", "tokens"} & set(columns) else self.counts
-        return replace(self, columns=merged, counts=counts, memo={})
+        counts = {} if "mask" in columns or "tokens" in columns else self.counts
+        return Batch(merged, self.rng, self.at, counts)
 
     def rows(self, rows: slice) -> Batch:
         """Return some of the rows; their random streams and the counts of the whole stay theirs.
@@ -151,11 +152,15 @@ class Batch(Mapping[str, Any]):
             >>> half.x, half.counts["rows"]
             (tensor([0, 1]), 4.0)
         """
-        return replace(self, columns={k: c[rows] for k, c in self.columns.items()}, rng=self.rng.at(rows), memo={})
+        return Batch({k: c[rows] for k, c in self.columns.items()}, self.rng.at(rows), self.at, self.counts)
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch with its tensors on `device`; itself, if they are there."""
         if self.device == torch.device(device) and self.rng.rows.device == self.device:
             return self
         moved = {k: c.to(device, non_blocking=True) if isinstance(c, Tensor) else c for k, c in self.columns.items()}
-        return replace(self, columns=moved, rng=Rng(self.rng.key, self.rng.rows.to(device)), memo={})
+        return Batch(moved, Rng(self.rng.key, self.rng.rows.to(device)), self.at, self.counts)
+
+
+def _length(column: Column) -> int:
+    return column.shape[0] if isinstance(column, Tensor) else len(column)

@@ -2,7 +2,7 @@
 
 A claim holds if every inequality holds and, with the control in place of the arm that should win, at least one fails.
 An inequality holds if the mean paired difference reaches the stated effect size and its one-sided 90% t-bound excludes
-zero; an identity holds if it holds on every seed.
+zero, or, where an arm is only said to be no worse by more than a margin, the margin. An identity holds on every seed.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Verdict:
         right: the other arm's; the tolerance for an identity.
         effect: the mean paired difference in the direction claimed.
         bound: its one-sided 90% lower bound.
-        holds: whether the effect reaches what was stated and the bound excludes zero.
+        holds: whether the effect reaches what was stated and the bound excludes zero, or the loss that was conceded.
     """
 
     says: str
@@ -64,7 +64,7 @@ class Verdict:
 def judge(said: Inequality, figures: Figures, arm: str = "") -> Verdict:
     """Judge one inequality on figures.
 
-    d_i = sign (left_i - right_i);  holds iff mean d >= by and mean d - t_{0.90, n-1} s_d / sqrt(n) > 0.
+    d_i = sign (left_i - right_i);  holds iff mean d >= by and mean d - t_{0.90, n-1} s_d / sqrt(n) > min(by, 0)
 
     Args:
         said: the inequality.
@@ -90,7 +90,7 @@ def judge(said: Inequality, figures: Figures, arm: str = "") -> Verdict:
     mean, n = statistics.fmean(differences), len(differences)
     spread = statistics.stdev(differences) if math.isfinite(mean) else math.nan
     bound = mean - float(student_t.ppf(CONFIDENCE, n - 1)) * spread / math.sqrt(n)
-    return Verdict(str(said), left, right, mean, bound, mean >= said.by and bound > 0)
+    return Verdict(str(said), left, right, mean, bound, mean >= said.by and bound > min(said.by, 0.0))
 
 
 def arm_recipe(recipe: Recipe, arm: Arm, size: Mapping[str, Any], tuned: Mapping[str, Any] | None = None) -> Recipe:
@@ -221,8 +221,12 @@ def points(grid: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
         yield dict(zip(grid, values, strict=True))
 
 
-def tune(trial: Trial) -> dict[str, dict[str, Any]]:
+def tune(trial: Trial, known: Mapping[str, dict[str, Any]] | None = None) -> dict[str, dict[str, Any]]:
     """Choose each arm's settings from its grid, on validation rows and seeds apart from the verdict's.
+
+    Args:
+        trial: the claim.
+        known: arms whose settings were chosen before.
 
     Returns:
         Arm to dotted path to value.
@@ -236,8 +240,10 @@ def tune(trial: Trial) -> dict[str, dict[str, Any]]:
     trials = {name: len(list(points(grid))) for name, grid in rule.grid.items()}
     if len(set(trials.values())) > 1 or set(trials) - set(trial.claim.arms):
         raise BrokenRecipe(f"the arms of a claim are tuned with the same number of trials, got {trials}")
-    chosen: dict[str, dict[str, Any]] = {}
+    chosen = dict(known or {})
     for name, grid in rule.grid.items():
+        if name in chosen:
+            continue
         scores = [(_score(trial, name, point), i) for i, point in enumerate(points(grid))]
         chosen[name] = list(points(grid))[min(scores)[1]]
     return chosen
@@ -280,7 +286,7 @@ def verify(
     if n < 3:
         raise BadValue(f"a claim needs at least 3 paired seeds, got {n}")
     trial, started = Trial(recipe, claim, say), time.monotonic()
-    tuned = (None if retune else remembered(key, claim)) or tune(trial)
+    tuned = tune(trial, {} if retune else remembered(key, claim))
     tuning = time.monotonic() - started
     over = range(seed_offset, seed_offset + n)
     runs = {name: trial.figures(name, tuned.get(name, {}), over, "test") for name in claim.arms}
@@ -331,7 +337,7 @@ def tried_on(recipe: Recipe, bed: str = "") -> tuple[Claim, Recipe, dict[str, An
         name = next((n for n, arm in arms.items() if (arm.recipe or other.key) == recipe.key), None)
         if name is not None and other.claim is not None:
             sized = arm_recipe(other, arms[name], other.claim.set)
-            found.append((other.claim, sized, (remembered(other.key, other.claim) or {}).get(name, {})))
+            found.append((other.claim, sized, remembered(other.key, other.claim).get(name, {})))
             if not bed or other.claim.bed == bed:  # none can come before it
                 return found[-1]
     if not found:
@@ -344,13 +350,11 @@ def _grid(claim: Claim) -> Any:
     return json.loads(json.dumps(claim.tune.grid, default=repr)) if claim.tune else None
 
 
-def remembered(key: str, claim: Claim) -> dict[str, dict[str, Any]] | None:
-    """What was tuned before, if the grid is still the same."""
-    path = EVIDENCE / f"{key}.json"
-    if not path.exists():
-        return None
-    old = json.loads(path.read_text())
-    return old["tuned"] if old["grid"] == _grid(claim) else None
+def remembered(key: str, claim: Claim) -> dict[str, dict[str, Any]]:
+    """What was tuned before, for the arms whose grids are still the same."""
+    path, now = EVIDENCE / f"{key}.json", _grid(claim) or {}
+    old = json.loads(path.read_text()) if now and path.exists() else {"tuned": {}}
+    return {arm: chosen for arm, chosen in old["tuned"].items() if now.get(arm) == old["grid"].get(arm)}
 
 
 def write_evidence(evidence: Mapping[str, Any]) -> Path:

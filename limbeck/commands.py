@@ -259,6 +259,7 @@ def distill(
     eval_every: Annotated[int, typer.Option(min=0, help="Steps between evaluations; 0 for none.")] = 0,
     patience: Annotated[int, typer.Option(min=0, help="Evaluations without progress to stop after.")] = 0,
     tracker: Annotated[list[str], typer.Option(help="Where to log as well; repeatable.")] = [],  # noqa: B006
+    average: Annotated[float, typer.Option(help="Decay of a moving average of the weights to keep; 0 for none.")] = 0.0,
     max_time: Annotated[str | None, typer.Option(help="Stop after this long, such as 30m.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, train nothing.")] = False,
@@ -288,7 +289,7 @@ def distill(
         recipe or key, teacher=teacher, student=student, data=data, eval=eval, out=out or f"runs/{found['key']}",
         players=players, set=settings, seed=seed, steps=steps, batch_size=batch_size, micro_batch=micro_batch,
         shard=shard, precision=precision, eval_every=eval_every, patience=patience, trackers=tuple(tracker),
-        max_time=limit, resume=resume, dry_run=dry_run,
+        average=average, max_time=limit, resume=resume, dry_run=dry_run,
     )  # fmt: skip
     if os.environ.get("RANK", "0") == "0":  # of several processes, the first speaks
         print("nothing is wrong" if dry_run else run)
@@ -354,15 +355,27 @@ def _verdicts(evidence: Mapping[str, Any]) -> Iterator[str]:
 
 @app.command()
 def compare(
-    keys: Keys,
-    bed: Annotated[str, typer.Option(help="The bed to run on.")],
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each.")] = 3,
+    keys: Annotated[
+        list[str],
+        typer.Argument(help="Keys of recipes, or files of your own; or run directories.", autocompletion=_keys),
+    ],
+    bed: Annotated[str, typer.Option(help="The bed to run recipes on.")] = "",
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each recipe.")] = 3,
+    eval: Annotated[str | None, typer.Option(help="Pictures to compare runs with; by default their own.")] = None,
     out: Annotated[
-        Path | None, typer.Option(file_okay=False, help="Where the pictures go; by default compare-BED.")
+        Path | None, typer.Option(file_okay=False, help="Where it is drawn; by default compare-BED or compare-runs.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run recipes side by side on a bed, and draw what came of it."""
+    """Run recipes side by side on a bed, or read finished runs against evaluations; and draw what came of it."""
+    runs = [(Path(key) / "run.json").exists() for key in keys]
+    if _all_or_none(runs, keys):
+        if bed:
+            raise BadValue("--bed is for recipes: the runs are compared on the rows that they were examined on")
+        _compare_runs(keys, eval, out or Path("compare-runs"), as_json)
+        return
+    if not bed or eval:
+        raise BadValue("recipes are compared on a bed: give --bed, and no --eval, which is for runs")
     wanted = _known(keys)
     with _quiet(as_json):
         from limbeck import api
@@ -375,6 +388,32 @@ def compare(
             print(headline(found), page, sep="\n")
     if as_json:
         print_json(found.figures)
+
+
+def _all_or_none(runs: Sequence[bool], keys: Sequence[str]) -> bool:
+    """Whether all are run directories.
+
+    Raises:
+        BadValue: some are and some are not.
+    """
+    if any(runs) and not all(runs):
+        run, key = keys[runs.index(True)], keys[runs.index(False)]
+        raise BadValue(f"compare recipes on a bed, or finished runs, not both: {run} is a run and {key} is none")
+    return any(runs)
+
+
+def _compare_runs(runs: Sequence[str], eval: str | None, out: Path, as_json: bool) -> None:
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        from limbeck.finished import compare_runs
+        from limbeck.progress import LiveProgress
+        from limbeck.report.finished import figures, said, write_finished
+
+        found = compare_runs(runs, out, eval, LiveProgress())
+        page = write_finished(found, out)
+        if not as_json:
+            print("\n".join(said(found)), page, sep="\n")
+    if as_json:
+        print_json(figures(found))
 
 
 @app.command()

@@ -19,10 +19,10 @@ from limbeck.errors import BadValue, NotFinite, UnknownName
 from limbeck.index import load
 from limbeck.override import override
 from limbeck.part import Expr, Part
-from limbeck.parts.solver import in_steps
 from limbeck.players import Players
 from limbeck.probes.distribution import sampled
 from limbeck.recipe import Recipe
+from limbeck.samplers import read_at, sampler_of, taught_everywhere
 
 __all__ = ["Comparison", "compare"]
 
@@ -47,6 +47,7 @@ class Comparison(Mapping[str, Mapping[str, Sequence[float]]]):
         truth: (M, 2) data of the bed, where there are samples.
         curves: who ("teacher", or a recipe that says how it is sampled) to evaluations a sample to the first probe's
             figures, one a seed.
+        made: who to the evaluations that it was made for; others are read to see what is lost.
 
     Example:
         >>> from limbeck.probes.classification import accuracy
@@ -65,6 +66,7 @@ class Comparison(Mapping[str, Mapping[str, Sequence[float]]]):
     samples: Mapping[str, Tensor] = field(default_factory=dict)
     truth: Tensor | None = None
     curves: Mapping[str, Mapping[int, Sequence[float]]] = field(default_factory=dict)
+    made: Mapping[str, frozenset[int]] = field(default_factory=dict)
 
     def __getitem__(self, recipe: str) -> Mapping[str, Sequence[float]]:
         return self.figures[recipe]
@@ -98,6 +100,7 @@ class Outcome:
     seconds: float
     samples: Tensor | None = None
     curve: Mapping[int, float] = field(default_factory=dict)
+    made: frozenset[int] = frozenset()
 
 
 def compare(
@@ -145,8 +148,9 @@ def compare(
         _references(world, seeds),
         {key: samples for key, samples in drawn.items() if samples is not None},
         _points(world.data(0)["test"]) if any(s is not None for s in drawn.values()) else None,
-        _curves(world, seeds, {key: [run.curve for run in ran] for key, ran in runs.items()}),
-    )
+        *_curves(world, seeds, {key: [run.curve for run in ran] for key, ran in runs.items()},
+                 {key: ran[0].made for key, ran in runs.items()}),
+    )  # fmt: skip
 
 
 def _entered(recipes: Mapping[str, Recipe], world: Bed) -> dict[str, Entry]:
@@ -191,24 +195,30 @@ def _outcome(entry: Entry, world: Bed, seed: int, max_steps: int = 0) -> Outcome
     seconds, data = time.monotonic() - started, loop.data
     seen = Players({**truth(world, seed), **loop.players})
     seen.turn("probe")
-    draw = entry.recipe.sampler or world.samplers.get("student")
+    own = sampler_of(entry.recipe) or entry.recipe.sampler
+    draw = own or world.samplers.get("student")
     figures = {name: float(probe(seen, data)) for name, probe in drawn_by(world.probes, draw).items()}
     samples = sampled(seen, data, draw, DRAWN)[0].cpu() if draw else None
-    curve = _curve(world, seen, data, entry.recipe.sampler) if entry.recipe.sampler and not max_steps else {}
-    return Outcome(figures, seconds, samples if samples is not None and samples.shape[1] == 2 else None, curve)
+    reads = read_at(own, STEPS, taught_everywhere(entry.recipe)) if own and not max_steps else []
+    shown = samples if samples is not None and samples.shape[1] == 2 else None
+    return Outcome(figures, seconds, shown, *_curve(world, seen, data, reads))
 
 
-def _curve(world: Bed, players: Players, data: Mapping[str, Source], sampler: Expr) -> dict[int, float]:
-    """The first probe of the bed by evaluations a sample, as far as it draws."""
+def _curve(
+    world: Bed, players: Players, data: Mapping[str, Source], reads: Sequence[tuple[Expr, bool]]
+) -> tuple[dict[int, float], frozenset[int]]:
+    """The first probe of the bed by evaluations a sample, as far as it draws, and which of them one was made for."""
     name = next(iter(world.probes))
     if "draw" not in world.probes[name].children():
-        return {}
+        return {}, frozenset()
     curve: dict[int, float] = {}
-    times = sampler.children().get("times")  # one that learnt its times has no other
-    timed = times is not None and (times[-1] == 0 or not isinstance(sampler, Part) or sampler.spec.name != "ode_sample")
-    for draw in [in_steps(sampler, steps) for steps in STEPS] if timed else [sampler]:
-        curve[evaluations(players, data, draw)] = float(drawn_by(world.probes, draw)[name](players, data))
-    return curve
+    made = set()
+    for draw, right in reads:
+        asked = evaluations(players, data, draw)
+        if asked not in curve:  # the sampler that one was made for comes first
+            curve[asked] = float(drawn_by(world.probes, draw)[name](players, data))
+            made |= {asked} if right else set()
+    return dict(sorted(curve.items())), frozenset(made)
 
 
 def drawn_by(probes: Mapping[str, Part], draw: Expr | None) -> dict[str, Part]:
@@ -241,9 +251,9 @@ def evaluations(players: Players, data: Mapping[str, Source], draw: Expr) -> int
 
 
 def _curves(
-    world: Bed, seeds: int, ran: Mapping[str, Sequence[Mapping[int, float]]]
-) -> dict[str, dict[int, list[float]]]:
-    """Curves of the recipes that have one, and of the teacher beside them."""
+    world: Bed, seeds: int, ran: Mapping[str, Sequence[Mapping[int, float]]], made: Mapping[str, frozenset[int]]
+) -> tuple[dict[str, dict[int, list[float]]], dict[str, frozenset[int]]]:
+    """Curves of the recipes that have one, and of the teacher beside them; and what each was made for."""
     found = {key: [dict(c) for c in curves] for key, curves in ran.items() if all(curves)}
     if found and "teacher" in world.samplers:
         found["teacher"] = []
@@ -251,8 +261,12 @@ def _curves(
             cast = truth(world, seed)
             players = Players({**cast, "student": cast["teacher"]})
             players.turn("probe")
-            found["teacher"].append(_curve(world, players, world.data(seed), world.samplers["teacher"]))
-    return {key: {n: [curve[n] for curve in curves] for n in curves[0]} for key, curves in found.items()}
+            reads = read_at(world.samplers["teacher"], STEPS, True)
+            curve, fits = _curve(world, players, world.data(seed), reads)
+            found["teacher"].append(curve)
+            made = {**made, "teacher": fits}
+    drawn = {key: {n: [curve[n] for curve in curves] for n in curves[0]} for key, curves in found.items()}
+    return drawn, {key: made[key] for key in drawn}
 
 
 def _run(entry: Entry, key: str, world: Bed, seed: int, say: Callable[[str], None]) -> Outcome:

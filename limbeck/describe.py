@@ -14,6 +14,7 @@ from limbeck.recipe import Recipe, walk
 
 __all__ = ["describe", "markdown", "page", "plain", "short", "specs"]
 
+LONG = 8  # values of a list that are written out
 ABOUT = ("key", "title", "paper", "family", "kind", "learns", "teacher", "product")
 
 
@@ -178,6 +179,10 @@ def short(value: Any) -> str:
         return _expression(value)
     if isinstance(value, Mapping):
         return ", ".join(f"{k} = {short(v)}" for k, v in value.items())
+    if isinstance(value, list) and len(value) > LONG:
+        return f"[{', '.join(map(short, value[:2]))}, ..., {', '.join(map(short, value[-2:]))}: {len(value)}]"
+    if isinstance(value, list):
+        return f"[{', '.join(map(short, value))}]"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -155,8 +155,9 @@ def _said(net: Any, who: str, batch: Batch) -> tuple[Tensor, Tensor]:
     asked = batch.tokens[:, :width] * (torch.arange(width, device=batch.device) < batch.prompt[:, None])
     player, requests = Player(who, frozen(), net), batch.get("request")
     return sample(
-        player, asked, batch.prompt, batch.rng, requests=requests, temperature=0.0, max_new_tokens=_room(net, batch)
-    )
+        player, asked, batch.prompt, batch.rng, requests=requests, given=batch, temperature=0.0,
+        max_new_tokens=_room(net, batch),
+    )  # fmt: skip
 
 
 def _room(net: Any, batch: Batch) -> int:
@@ -165,8 +166,9 @@ def _room(net: Any, batch: Batch) -> int:
 
 
 def _named(batches: Sequence[Batch]) -> dict[str, list[str]]:
-    """The columns of the data by which quality is sliced."""
-    return {name: [v for b in batches for v in b[name]] for name in ("category", "source") if name in batches[0]}
+    """The columns of the data by which quality is sliced; the source of an encoder-decoder is none."""
+    names = [name for name in ("category", "source") if isinstance(batches[0].get(name), list)]
+    return {name: [v for b in batches for v in b[name]] for name in names}
 
 
 def _token_figures(nets: Mapping[str, Any], batch: Batch) -> dict[str, dict[str, Any]]:
@@ -207,8 +209,8 @@ def _texts(nets: Mapping[str, Any], batches: Sequence[Batch]) -> dict[str, Any]:
     said: dict[str, list[str]] = {who: [] for who in nets}
     tokenizer = nets["after"].tokenizer
     for batch in batches:
-        start = torch.zeros_like(batch.prompt)
-        prompts += _decoded(tokenizer, batch.tokens, start, batch.prompt)
+        question = (batch.source, batch.source_length) if "source_length" in batch else (batch.tokens, batch.prompt)
+        prompts += _decoded(tokenizer, question[0], torch.zeros_like(batch.prompt), question[1])
         expected += _decoded(tokenizer, batch.tokens, batch.prompt, batch.length)
         for who, net in nets.items():
             tokens, ends = _said(net, who, batch)
@@ -279,18 +281,6 @@ def _distance(nets: Mapping[str, Any], batches: Sequence[Batch]) -> dict[str, An
     }
 
 
-def _translator(nets: Mapping[str, Any], batches: Sequence[Batch]) -> dict[str, Any]:
-    """Loss on the reference and distance to the teacher, token by token of the target."""
-    rows = [_token_figures(nets, batch) for batch in batches]
-    per = {name: {w: np.concatenate([r[name][w] for r in rows]) for w in rows[0][name]} for name in rows[0]}
-    loss = per["loss on the reference"]
-    return {
-        "qualities": _token_qualities(per), "want": "logits", "score": "loss on the reference (nats a token)",
-        "higher_is_better": False, "scores": loss, "inputs": _sources(nets["after"], batches),
-        "slices": {"length in tokens": buckets(torch.cat([b.length for b in batches]).tolist())},
-    }  # fmt: skip
-
-
 def _token_qualities(per: Mapping[str, Any]) -> list[Quality]:
     return [
         compare(name if name in SHARES else f"{name} (nats a token)", scores, higher_is_better=name in SHARES)
@@ -298,13 +288,8 @@ def _token_qualities(per: Mapping[str, Any]) -> list[Quality]:
     ]
 
 
-def _sources(net: Any, batches: Sequence[Batch]) -> list[str]:
-    return [t for b in batches for t in _decoded(net.tokenizer, b.source, torch.zeros_like(b.length), b.source_length)]
-
-
 KINDS: tuple[tuple[Callable[[nn.Module, Batch], bool], Callable[..., dict[str, Any]]], ...] = (
-    (lambda net, batch: isinstance(net, CausalLM), _language),
-    (lambda net, batch: isinstance(net, Seq2Seq), _translator),
+    (lambda net, batch: isinstance(net, CausalLM | Seq2Seq), _language),
     (lambda net, batch: "y" in batch and not batch["y"].is_floating_point(), _classifier),
     (lambda net, batch: True, _distance),
 )

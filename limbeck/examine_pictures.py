@@ -24,23 +24,22 @@ from limbeck.evaluate import Cost, Examination, Quality, figures, measure_cost, 
 from limbeck.part import Expr
 from limbeck.parts.guidance import Guided
 from limbeck.players import Player, Players
-from limbeck.probes.frechet import features_of, frechet, kid_interval
+from limbeck.probes.frechet import frechet, kid_interval
+from limbeck.probes.pictures import judge_of
 from limbeck.report.sections import PICTURE
 from limbeck.rng import Rng
 from limbeck.roles import frozen
 from limbeck.samplers import ode_of
 
-__all__ = ["examine_pictures"]
+__all__ = ["examine_pictures", "sampled_by", "seeded", "write_grid"]
 
 ROWS, CHUNK, ACROSS = 400, 64, 6
 SHOWN = 48  # pixels that the side of a picture takes at least
-SIDE = 8  # of what pixels are averaged to, where no classifier reads them
-JUDGES = {(1, 8, 8): "digits"}  # shape to the bed whose classifier reads it
 
 
 def examine_pictures(
     nets: Mapping[str, Any], source: Source, draw: Expr | None, disk: Mapping[str, Path] | None = None,
-    run: Path | None = None, others: Mapping[str, nn.Module] | None = None,
+    run: Path | None = None, others: Mapping[str, nn.Module] | None = None, seat: str = "student",
 ) -> Examination:  # fmt: skip
     """Examine pipelines on held-out rows: each draws a picture for every row, with the row's class and noise.
 
@@ -50,7 +49,8 @@ def examine_pictures(
         draw: the student's sampler; None for a field, which is solved over its scheduler's steps as the teacher is.
         disk: who to where it is saved.
         run: where a grid of pictures of each is put.
-        others: further players that the sampler asks.
+        others: further players that the sampler asks; the teacher among them, where learned solvers are examined.
+        seat: the player that "before" and "after" are: "student", or "solver" for a learned solver of the teacher.
 
     Returns:
         Frechet and kernel distances to the held-out rows, with intervals where rows give them, and costs.
@@ -60,20 +60,22 @@ def examine_pictures(
     """
     if len(source) < 2:
         raise BadData("pictures are compared with two held-out rows at least")
-    plain = _plain(nets["after"])
+    solved = None if seat == "student" else (others or {})["teacher"]  # whose field learned solvers go along
+    plain = _plain(solved or nets["after"])
     device = next(p.device for p in plain.parameters())
     index = torch.arange(min(len(source), ROWS))
-    batches = [_seeded(source, rows, device) for rows in index.split(CHUNK)]
-    features, named = _judge(tuple(decode(plain, batches[0].x[:1]).shape[1:]))
-    real = features(torch.cat([decode(plain, b.x) for b in batches]).cpu())
+    batches = [seeded(source, rows, device) for rows in index.split(CHUNK)]
+    held = torch.cat([decode(plain, b.x) for b in batches]).cpu()
+    features, named = judge_of(held)
+    real = features(held)
     drawn, costs = {}, {}
     for who, net in nets.items():
-        sampler = ode_of(net) if who == "teacher" or draw is None else draw
-        ask = partial(_draw, net, sampler, others or {})
+        way = ode_of(net) if who == "teacher" or draw is None else draw
+        ask = partial(sampled_by, {**(others or {}), seat if way is draw else "student": net}, way)
         drawn[who] = torch.cat([decode(plain, ask(b)) for b in batches]).cpu()
-        costs[who] = _cost(net, partial(ask, batches[0]), batches[0], (disk or {}).get(who))
+        costs[who] = _cost(solved or net, partial(ask, batches[0]), batches[0], (disk or {}).get(who))
         if run is not None:
-            _grid(drawn[who][: ACROSS**2], run / PICTURE.format(who))
+            write_grid(drawn[who][: ACROSS**2], run / PICTURE.format(who))
     seen = {who: features(x) for who, x in drawn.items()}
     fid = {who: frechet(f, real) for who, f in seen.items()}
     kid = {who: kid_interval(f, real) for who, f in seen.items()}
@@ -98,39 +100,45 @@ def _plain(net: nn.Module) -> Denoiser:
     return net.net if isinstance(net, Guided) else net  # type: ignore[return-value]
 
 
-def _seeded(source: Source, rows: Tensor, device: torch.device) -> Batch:
-    """Rows with noise that depends on nothing but the row."""
+def seeded(source: Source, rows: Tensor, device: torch.device) -> Batch:
+    """Rows with noise that depends on nothing but the row.
+
+    Args:
+        source: as a pipeline reads them.
+        rows: which.
+        device: where to.
+    """
     return Batch(dict(batch_of(source, rows)), rng=Rng(("examined",), rows)).to(device)
 
 
 @torch.no_grad()
-def _draw(net: nn.Module, sampler: Expr, others: Mapping[str, nn.Module], batch: Batch) -> Tensor:
-    players = Players({name: Player(name, frozen(), module) for name, module in {**others, "student": net}.items()})
+def sampled_by(nets: Mapping[str, nn.Module], sampler: Callable[[Players, Batch], Tensor], batch: Batch) -> Tensor:
+    """Samples of nets in their seats.
+
+    Args:
+        nets: player to net.
+        sampler: what asks them.
+        batch: the rows, whose noise is theirs.
+    """
+    players = Players({name: Player(name, frozen(), module) for name, module in nets.items()})
     players.turn("probe")
-    found: Tensor = sampler(players, batch)  # type: ignore[operator]
-    return found
+    return sampler(players, batch)
 
 
-def _judge(shape: tuple[int, ...]) -> tuple[Callable[[Tensor], Tensor], str]:
-    """Features of pictures in [0, 1], and in words which."""
-    if shape in JUDGES:
-        return features_of(JUDGES[shape], 0.0), f"features of the classifier of {JUDGES[shape]}"
+def write_grid(x: Tensor, path: Path, across: int = ACROSS) -> None:
+    """Write pictures side by side, as one PNG; small ones are shown larger, pixel by pixel.
 
-    def pooled(x: Tensor) -> Tensor:
-        side = (min(SIDE, shape[1]), min(SIDE, shape[2]))
-        return nn.functional.adaptive_avg_pool2d(x, side).flatten(1)
-
-    return pooled, f"pixels averaged to {min(SIDE, shape[1])} x {min(SIDE, shape[2])}"
-
-
-def _grid(x: Tensor, path: Path) -> None:
-    """Pictures side by side, as one PNG; small ones are shown larger, pixel by pixel."""
+    Args:
+        x: (N, C, H, W) in [0, 1].
+        path: the file.
+        across: pictures of a row.
+    """
     from PIL import Image
 
     larger = max(1, SHOWN // max(x.shape[2:]))
     x = x.repeat_interleave(larger, 2).repeat_interleave(larger, 3)
     n, c, h, w = x.shape
-    across = min(ACROSS, n)
+    across = min(across, n)
     down = -(-n // across)
     sheet = np.full((down * (h + 1) - 1, across * (w + 1) - 1, c), 255, dtype=np.uint8)
     pixels = (255 * x).round().byte().permute(0, 2, 3, 1).numpy()

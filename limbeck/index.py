@@ -471,7 +471,8 @@ def _inequality(node: ast.expr) -> str:
         args += [ast.literal_eval(k.value) for k in node.keywords]
         if _called(node) == "within":
             return "{}[{}] <= {:g} on every seed".format(*args)
-        relation = {"more": "{0}[{1}] >= {0}[{2}] + {3:g}", "less": "{0}[{1}] <= {0}[{2}] - {3:g}"}[_called(node)]
-        return relation.format(*args)
+        relation, gains, loses = {"more": (">=", "+", "-"), "less": ("<=", "-", "+")}[_called(node)]
+        probe, arm, than, by = args
+        return f"{probe}[{arm}] {relation} {probe}[{than}] {gains if by >= 0 else loses} {abs(by):g}"
     except (AssertionError, ValueError, KeyError, IndexError, TypeError):
         return ast.unparse(node)

@@ -108,6 +108,18 @@ class Player:
         return [] if self.module is None else list(self.module.parameters())
 
     @cached_property
+    def _inner(self) -> list[nn.Module]:
+        return [] if self.module is None else list(self.module.modules())
+
+    @cached_property
+    def _plain(self) -> bool:
+        """Whether all of its net goes into training mode by a mere flag."""
+        return all(type(m).train is nn.Module.train and "training" in vars(m) for m in self._inner)
+
+    def _buffers(self) -> list[Tensor]:
+        return [b for m in self._inner for b in m._buffers.values() if b is not None]
+
+    @cached_property
     def _state(self) -> list[Tensor]:
         return [] if self.module is None else [*self.module.parameters(), *self.module.buffers()]
 
@@ -135,7 +147,7 @@ class Player:
 
     def _renew(self) -> None:
         """Look the weights up again, now: while a sharded net runs, gathered ones stand in their place."""
-        for name in ("params", "_state"):
+        for name in ("params", "_inner", "_plain", "_state"):
             self.__dict__.pop(name, None)
             getattr(self, name)
 
@@ -155,7 +167,11 @@ class Player:
         if self.module is None or self.learns is learns:
             return
         self.learns = learns
-        self.module.train(learns)
+        if self._plain:
+            for m in self._inner:
+                vars(m)["training"] = learns  # as `train` does, which takes long for deep nets
+        else:
+            self.module.train(learns)
         if self.bones is not None:
             return
         for p, trainable in zip(self.params, self.trainable, strict=True):
@@ -193,7 +209,7 @@ class Player:
             torch._foreach_copy_(mine, theirs)
         else:
             torch._foreach_lerp_(mine, theirs, 1 - self.role.decay)
-        for a, b in zip(self.module.buffers(), other.module.buffers(), strict=True):
+        for a, b in zip(self._buffers(), other._buffers(), strict=True):
             a.copy_(b)
 
 
@@ -236,6 +252,11 @@ class Players(Mapping[str, Player]):
         """
         return Players(self._players, self._names | {role: self[player].name for role, player in names.items()})
 
+    def replaced(self, **players: Player) -> Players:
+        """The same players, with others under some names."""
+        names = {role: name for role, name in self._names.items() if role not in players}
+        return Players(self._players | players, names)
+
     def turn(self, phase: str, learns: tuple[str, ...] = ()) -> None:
         """Begin a phase: those in `learns` learn, all others stand still."""
         for player in self._players.values():
@@ -263,18 +284,15 @@ def build(roles: Mapping[str, Role], sources: Mapping[str, nn.Module], batch: Ba
     live: dict[str, Player] = {}
     waiting = dict(roles)
     while waiting:
-        ready = [n for n, r in waiting.items() if set(r.of) <= live.keys() and (not r.builder or _only_built(waiting))]
+        able = [name for name, role in waiting.items() if set(role.of) <= live.keys()]
+        # a builder may ask about all players that need none
+        ready = [name for name in able if not waiting[name].builder] or able
         if not ready:
             raise BrokenRecipe(f"the players {', '.join(waiting)} are made from each other in a circle")
         name = ready[0]
         live[name] = _enliven(name, waiting.pop(name), sources, live, batch)
         live[name].turn("", False)
     return Players({name: live[name] for name in roles})
-
-
-def _only_built(waiting: Mapping[str, Role]) -> bool:
-    """Whether all players that builders may ask about stand already."""
-    return all(role.builder for role in waiting.values())
 
 
 def _enliven(
@@ -300,8 +318,12 @@ def moved(net: nn.Module, device: torch.device) -> nn.Module:
 
 
 def copied(player: Player) -> nn.Module:
-    """A copy of a player's net, whose weights may learn where they came free."""
-    net: nn.Module = copy.deepcopy(player.module)  # type: ignore[assignment]
+    """A copy of a player's net, whose weights may learn where they came free; compiled where that is."""
+    assert player.module is not None
+    net = copy.deepcopy(player.module)
+    for mine, theirs in zip(net.modules(), player.module.modules(), strict=True):
+        if theirs._compiled_call_impl is not None:
+            mine.compile()
     for p, trainable in zip(net.parameters(), player.trainable, strict=True):
         p.requires_grad_(trainable)
     return net

@@ -193,7 +193,8 @@ class Inequality:
         probe: the name of the probe.
         arm: the arm that should win.
         than: the arm it is compared with; empty for an identity.
-        by: the effect size that the mean paired difference must reach; for an identity, the tolerance.
+        by: the effect size that the mean paired difference must reach; below 0, how much worse the arm may be at most;
+            for an identity, the tolerance.
         sign: +1 if more is better, -1 if less is, 0 for an identity on every seed.
     """
 
@@ -206,22 +207,24 @@ class Inequality:
     def __str__(self) -> str:
         if self.sign == 0:
             return f"{self.probe}[{self.arm}] <= {self.by:g} on every seed"
-        relation, plus = (">=", "+") if self.sign > 0 else ("<=", "-")
-        return f"{self.probe}[{self.arm}] {relation} {self.probe}[{self.than}] {plus} {self.by:g}"
+        relation, plus = ">=" if self.sign > 0 else "<=", "+" if (self.sign > 0) == (self.by >= 0) else "-"
+        return f"{self.probe}[{self.arm}] {relation} {self.probe}[{self.than}] {plus} {abs(self.by):g}"
 
 
 def more(probe: str, arm: str, than: str, *, by: float) -> Inequality:
-    """Say that an arm's probe exceeds another's by an effect size.
+    """Say that an arm's probe exceeds another's by an effect size; below 0, that it is no lower by more than that.
 
     Example:
         >>> print(more("accuracy", "gkd", "seqkd", by=0.02))
         accuracy[gkd] >= accuracy[seqkd] + 0.02
+        >>> print(more("accuracy", "small", "large", by=-0.01))
+        accuracy[small] >= accuracy[large] - 0.01
     """
     return Inequality(probe, arm, than, by, 1)
 
 
 def less(probe: str, arm: str, than: str, *, by: float) -> Inequality:
-    """Say that an arm's probe is below another's by an effect size."""
+    """Say that an arm's probe is below another's by an effect size; below 0, that it is no higher by more than that."""
     return Inequality(probe, arm, than, by, -1)
 
 

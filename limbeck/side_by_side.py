@@ -17,6 +17,7 @@ from limbeck.adapters.encoder import Encoder
 from limbeck.adapters.recalled import only_remembers
 from limbeck.adapters.remote import Remote
 from limbeck.adapters.sentence import Sentence, encode
+from limbeck.adapters.seq2seq import Seq2Seq
 from limbeck.adapters.source import open_player
 from limbeck.errors import BadData
 from limbeck.parts.rollout import sample
@@ -72,6 +73,16 @@ def _speak(net: Any, text: str) -> str:
 
 
 @torch.no_grad()
+def _translate(net: Any, text: str) -> str:
+    ids, begin = net.tokenizer([text], return_tensors="pt")["input_ids"], torch.tensor([net.begin])
+    source = {"source": ids, "source_length": torch.tensor([ids.shape[1]])}
+    room = WORDS if net.context is None else min(WORDS, net.context - begin.shape[1])
+    said, ends = sample(Player("it", frozen(), net), begin, torch.tensor([begin.shape[1]]), Rng((), torch.arange(1)),
+                        given=source, temperature=0.0, max_new_tokens=room)  # fmt: skip
+    return str(net.tokenizer.decode(said[0, : int(ends[0])], skip_special_tokens=True)).strip()
+
+
+@torch.no_grad()
 def _compare(net: Any, text: str) -> str:
     first, _, second = text.partition("|")
     a, b = encode(net, [first.strip(), second.strip()])
@@ -89,6 +100,7 @@ def _classify(net: Any, text: str) -> str:
 
 ASK: dict[type[nn.Module], tuple[str, Callable[[Any, str], str]]] = {
     CausalLM: ("a prompt", _speak),
+    Seq2Seq: ("a source text", _translate),
     Sentence: ("two sentences with | between them", _compare),
     Encoder: ("a text to classify", _classify),
 }

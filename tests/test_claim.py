@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -115,6 +117,24 @@ def test_tuning_takes_the_best_point_and_never_sees_test_rows(toy: Any, monkeypa
     assert min(min(seeds) for *_, seeds, _ in seen) >= claims.TUNING_SEEDS
 
 
+def test_an_arm_is_tuned_anew_only_where_its_grid_is_new(
+    toy: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(claims, "EVIDENCE", tmp_path)
+    old = {
+        "tuned": {"long": {"lr": 0.3}, "short": {"lr": 0.1}},
+        "grid": {"long": {"lr": [0.3]}, "short": {"lr": [0.1]}},
+    }
+    (tmp_path / "toy.json").write_text(json.dumps(old))
+    grid = {"long": {"lr": (0.3,)}, "short": {"student.optimizer.lr": (0.2,)}}
+    what = claim((more("score", "long", "short", by=0.01),), tune=Tune("score", grid))
+    toy(what)
+    known = claims.remembered("toy", what)
+    assert known == {"long": {"lr": 0.3}}
+    tuned = tune(Trial(recipe(what), what, lambda line: None), known)
+    assert tuned == {"long": {"lr": 0.3}, "short": {"student.optimizer.lr": 0.2}}
+
+
 def test_arms_are_tuned_with_equal_numbers_of_trials(toy: Any) -> None:
     grid = {"long": {"fit.steps": (1, 2)}, "short": {"fit.steps": (1,)}}
     what = claim((more("score", "long", "short", by=0.01),), tune=Tune("score", grid))
@@ -130,6 +150,15 @@ def test_the_bound_is_the_t_interval_of_scipy(left: list[float], by: float) -> N
         low, _ = stats.t.interval(0.8, len(left) - 1, loc=sum(left) / len(left), scale=stats.sem(left))
         assert verdict.bound == pytest.approx(low, abs=1e-9)
         assert verdict.holds == (sum(left) / len(left) >= by and low > 0)
+
+
+@given(st.lists(st.floats(-5, 5), min_size=3, max_size=8), st.floats(0.01, 2.0))
+@settings(deadline=None)
+def test_no_worse_by_more_than_a_margin_is_a_test_of_the_margin(left: list[float], margin: float) -> None:
+    verdict = judge(more("p", "a", "b", by=-margin), {"a": {"p": left}, "b": {"p": [0.0] * len(left)}})
+    if statistics.stdev(left) > 1e-3:
+        assert verdict.holds == (stats.ttest_1samp(left, -margin, alternative="greater").pvalue < 0.1)
+    assert str(less("p", "a", "b", by=-0.5)) == "p[a] <= p[b] + 0.5"
 
 
 def test_less_is_more_turned_round_and_identities_hold_on_every_seed() -> None:

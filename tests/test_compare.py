@@ -32,6 +32,7 @@ from limbeck.probes.distribution import mmd, mode_recall, sliced_w2, sliced_wass
 from limbeck.report import plots, write_comparison
 from limbeck.report.compared import headline, summary
 from limbeck.roles import frozen
+from limbeck.samplers import read_at
 from limbeck.significance import student_t
 from tests.test_report import Page
 
@@ -65,8 +66,9 @@ def test_a_curve_counts_evaluations_and_falls_to_the_data() -> None:
     world = load_bed("mog8")
     cast = skeleton_of(world.players["teacher"](0))
     sampler = ode_sample(solver=heun(), times=(1.0, 0.0))
-    curve = comparison._curve(world, cast, world.data(0), sampler)
+    curve, made = comparison._curve(world, cast, world.data(0), read_at(sampler, comparison.STEPS, True))
     assert list(curve) == [1, 3, 7, 15]  # two slopes a step, and one in the last
+    assert made == {1, 3, 7, 15}
     assert curve[15] < 0.5 * curve[3] < 0.5 * curve[1]
 
 

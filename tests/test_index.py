@@ -1,5 +1,6 @@
 """The index: records from syntax trees, statuses from fingerprints."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 from limbeck import index
 from limbeck.errors import BadValue, BrokenRecipe, UnknownName
+from limbeck.recipe import less, more
 
 RECIPE = '''"""A recipe."""
 
@@ -289,3 +291,11 @@ def test_a_file_of_the_users_own_is_loaded(tmp_path: Path) -> None:
     write(tmp_path / "own.py", text + "import nothing_of_that_name\n")
     with pytest.raises(BrokenRecipe, match=r"own\.py: cannot be imported: ModuleNotFoundError"):
         index.load(str(tmp_path / "own.py"))
+
+
+@pytest.mark.parametrize(
+    "said", ["more('p', 'a', 'b', by=-0.1)", "less('p', 'a', 'b', by=-0.1)", "less('p', 'a', 'b', by=0.0)"]
+)
+def test_inequalities_read_without_import_are_those_printed(said: str) -> None:
+    printed = {"more": more, "less": less}[said[:4]]("p", "a", "b", by=float(said.partition("by=")[2][:-1]))
+    assert index._inequality(ast.parse(said, mode="eval").body) == str(printed)

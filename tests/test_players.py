@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from limbeck.batch import Batch
 from limbeck.errors import BadValue, BrokenRecipe, Mismatch, UnknownName
 from limbeck.part import part
-from limbeck.players import Player, Players, build
+from limbeck.players import Player, Players, build, copied
 from limbeck.roles import Role, built, cached, copy_of, ema_of, ensemble, frozen, learning, self_under
 from tests.conftest import Net
 
@@ -91,6 +91,23 @@ def test_turn_decides_mode_and_gradients_but_frozen_weights_stay_frozen() -> Non
     assert not net.training and not any(p.requires_grad for p in net.parameters())
 
 
+class Still(nn.Linear):
+    """A layer that never goes into training mode."""
+
+    def train(self, mode: bool = True) -> Still:
+        return super().train(False)
+
+
+@pytest.mark.parametrize("inner", [nn.Linear, Still])
+def test_every_layer_goes_into_the_mode_that_it_would_go_into_by_itself(inner: type[nn.Linear]) -> None:
+    net = nn.Sequential(nn.Sequential(inner(2, 2), nn.Dropout()), nn.BatchNorm1d(2))
+    player = Player("student", learning(sgd()), net)
+    for learns in (False, True):
+        player.turn("fit", learns)
+        found = [m.training for m in net.modules()]
+        assert found == [m.training for m in copy.deepcopy(net).train(learns).modules()]
+
+
 def test_version_grows_with_weights_and_buffers() -> None:
     net = nn.BatchNorm1d(2)
     player = Player("student", frozen(), net)
@@ -147,6 +164,18 @@ def test_a_player_that_is_not_given_is_named_with_all_that_are_needed(batch: Bat
 def test_players_made_from_each_other_in_a_circle_are_refused(batch: Batch) -> None:
     with pytest.raises(BrokenRecipe, match="a, b are made from each other in a circle"):
         build({"a": copy_of("b"), "b": copy_of("a")}, {}, batch)
+
+
+def test_a_built_player_can_be_followed(batch: Batch) -> None:
+    roles = {
+        "average": ema_of("head", decay=0.5),
+        "head": built(mirror()),
+        "student": frozen(),
+        "old": copy_of("student"),
+    }
+    players = build(roles, {"student": Net()}, batch)
+    for mine, theirs in zip(players.average.params, players.head.params, strict=True):
+        assert torch.equal(mine, theirs) and mine is not theirs
 
 
 def test_players_keep_the_order_of_the_recipe_whatever_they_are_made_from(batch: Batch) -> None:
@@ -222,3 +251,13 @@ def test_copies_of_partly_frozen_players_learn_what_their_original_does(batch: B
     players.turn("duel", ("student", "rival"))
     for name in ("student", "rival"):
         assert [p.requires_grad for p in players[name].params] == [True, False, True, True]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler, which is loaded
+def test_a_copy_of_a_compiled_net_is_compiled_and_its_weights_keep_their_names() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    net[0].compile()
+    copy_ = copied(Player("student", learning(sgd()), net))
+    assert [m._compiled_call_impl is not None for m in copy_.modules()] == [False, True, False]
+    assert list(copy_.state_dict()) == list(net.state_dict()) == ["0.weight", "0.bias", "1.weight", "1.bias"]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from limbeck.rng import Rng, derive
+from limbeck.rng import Rng, _squares, _squares_here, derive
 
 ROWS = torch.arange(20_000)
 
@@ -53,3 +53,11 @@ def test_never_zero_and_never_one() -> None:
 @given(st.lists(st.one_of(st.integers(), st.text(max_size=5)), min_size=1, max_size=4))
 def test_keys_are_kept_apart(key: list[object]) -> None:
     assert derive(*key) != derive(*key, 0) and 0 <= derive(*key) < 2**63
+
+
+@pytest.mark.parametrize(("rows", "n"), [(1, 1), (7, 3), (40, 2000)])
+def test_the_way_of_the_processor_and_that_of_other_devices_give_the_same_bits(rows: int, n: int) -> None:
+    counted, keys = torch.arange(5, 5 + rows), [derive("k", r) | 1 for r in range(rows)]
+    counters = (counted[:, None] << 32) + torch.arange(n)
+    for key in (keys[0], torch.tensor(keys)[:, None]):
+        assert torch.equal(_squares_here(counted, n, key), _squares(counters, key))

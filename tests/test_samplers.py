@@ -15,6 +15,7 @@ from torch import nn
 from limbeck.adapters.convention import read_scheduler
 from limbeck.adapters.pipeline import Denoiser, Frame
 from limbeck.batch import Batch
+from limbeck.claim import tried_on
 from limbeck.comparison import evaluations
 from limbeck.data import Table
 from limbeck.errors import BadValue, UnknownName
@@ -27,7 +28,7 @@ from limbeck.parts.solver import dpm_multistep, euler, heun, in_steps, midpoint,
 from limbeck.parts.states import few_step
 from limbeck.players import Player, Players
 from limbeck.roles import frozen
-from limbeck.samplers import ode_of, sampler_of
+from limbeck.samplers import ode_of, read_at, sampler_of, taught_everywhere
 from tests.adapters import pipes
 from tests.adapters.pipes import diffusers
 
@@ -109,6 +110,29 @@ def test_a_ladder_ends_at_half_its_steps_a_round(log_steps: int, later: int) -> 
     assert asked(sampler_of(recipe)) == pytest.approx(truth, abs=1e-6)
 
 
+def test_levels_of_chains_and_of_chunks_are_followed() -> None:
+    levels = (1.0, 0.8, 0.4)
+    chains = override(load("pso"), {"tune.student.batch.times": levels})
+    assert asked(sampler_of(chains)) == pytest.approx(levels)
+    chunks = override(load("causvid"), {"distill.student.batch.times": (*levels, 0.0)})
+    draw = sampler_of(chunks)
+    assert draw is not None and draw.children()["times"] == levels
+
+
+def test_jumps_are_sampled_as_the_paper_has_it_and_told_what_the_student_was_told() -> None:
+    jumps = sampler_of(load("tcd"))
+    assert jumps is not None and jumps.children()["gamma"] == 0.3 and jumps.children()["told"] is True
+    untold = sampler_of(override(load("tcd"), {"variant": "untold"}))
+    assert untold is not None and untold.children()["told"] is False
+
+
+def test_a_student_of_few_times_is_no_field_for_any_solver() -> None:
+    first = sampler_of(load("sfd"))
+    assert first is not None and evaluations(cast(student=Still()), DATA, first) == 3
+    plain = sampler_of(tried_on(load("sfd"), "mog5")[1])  # its claim leaves the analytic step out
+    assert plain is not None and asked(plain) == pytest.approx([1, 2 / 3, 1 / 3])
+
+
 @pytest.mark.parametrize(
     "scheduler",
     [diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), diffusers.DDIMScheduler(prediction_type="v_prediction")],
@@ -128,6 +152,35 @@ def test_a_teacher_is_asked_at_the_levels_of_its_scheduler(scheduler: Any, tmp_p
     for player in (net, Guided(net, 2.0)):
         assert asked(ode_of(player, steps=6)) == pytest.approx(truth.tolist(), abs=1e-5)
     assert len(asked(ode_of(net))) == 50
+
+
+# -- what a student was made for ------------------------------------------------------------------------------------
+
+
+FEW = ("dmd2", "sid", "ladd", "instaflow", "perflow", "progressive-distillation", "pso", "causvid", "sfd", "d-ode")
+ANY = ("rcm", "sana-sprint", "tcd", "hyper-sd", "ict", "boot", "scflow", "rfpp", "flow-matching")
+
+
+@pytest.mark.parametrize("key", (*FEW, *ANY))
+def test_who_has_learnt_at_all_levels_is_made_for_any_number_of_steps(key: str) -> None:
+    assert taught_everywhere(load(key)) is (key in ANY)
+
+
+@given(st.sampled_from(FEW[:8] + ANY[:7]))
+@settings(max_examples=8, deadline=None)
+def test_a_curve_begins_with_what_the_student_was_made_for(key: str) -> None:
+    draw = sampler_of(load(key))
+    assert draw is not None
+    reads = read_at(draw, (1, 2, 4, 8), key in ANY)
+    assert reads[0] == (draw, True) and all(made is (key in ANY) for _, made in reads[1:])
+    steps = [len(d.children()["times"]) - (d.children()["times"][-1] == 0) for d, _ in reads]
+    assert len(set(steps)) == len(steps) and {1, 2, 4, 8} <= {*steps}
+
+
+def test_what_learnt_its_times_or_stops_above_the_data_is_read_at_its_own() -> None:
+    for key in ("d-ode", "sfd"):
+        draw = sampler_of(load(key))
+        assert draw is not None and read_at(draw, (1, 2, 4), False) == [(draw, True)]
 
 
 # -- steps and evaluations --------------------------------------------------------------------------------------------

@@ -71,9 +71,23 @@ def test_what_is_no_finished_run_is_refused(tmp_path: Path) -> None:
         side_by_side(tmp_path)
 
 
-def test_a_student_that_answers_no_text_is_refused(tmp_path: Path) -> None:
-    run(tmp_path, "t5")
-    with pytest.raises(BadData, match="a student of kind Seq2Seq does not answer text"):
+def test_encoder_decoders_answer_a_source_as_transformers_does(tmp_path: Path) -> None:
+    tiny.write("bart", tmp_path / "student", seed=2)
+    (tmp_path / "run.json").write_text("{}")
+    hint, ask = side_by_side(tmp_path)
+    bare = transformers.BartForConditionalGeneration.from_pretrained(tmp_path / "student").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "student")
+    said = bare.generate(
+        **tokenizer(["the cat sat"], return_tensors="pt"), do_sample=False, num_beams=1, max_length=128
+    )
+    assert hint == "a source text"
+    assert ask("the cat sat") == {"student": tokenizer.decode(said[0], skip_special_tokens=True).strip()}
+
+
+def test_a_student_that_answers_no_text_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path, "gpt2")
+    monkeypatch.setattr("limbeck.side_by_side.ASK", {})
+    with pytest.raises(BadData, match="a student of kind CausalLM does not answer text"):
         side_by_side(tmp_path)
 
 

@@ -5,10 +5,11 @@
     index           the heads of all blocks, so that opening reads no more than them
     .lock           held while a block is written
 
-A row is found by a hash of its tokens and of which of them are targets: so order, padding and splits of the data do not
-matter, and a row that occurs twice is stored once. Blocks (see `limbeck.adapters.blocks`) are only ever appended, in
-the files first and in the index after that. What a crash cut short is not whole, and is cut away before the next block
-is written; a block that is whole but missing in the index is found again.
+A row is found by a hash of its tokens, of which of them are targets and of what is read beside them: so order, padding
+and splits of the data do not matter, and a row that occurs twice is stored once. Blocks (see `limbeck.adapters.blocks`)
+are only ever appended, in the files first and in the index after that. What a crash cut short is not whole, and is cut
+away before the next block is written; a block that is whole but missing in the index is found again. Files that a
+killed writer had not yet put under their name are removed by the next one.
 
 About 200 bytes of memory are taken for each row.
 
@@ -42,6 +43,7 @@ from limbeck.run import write_atomically, writing
 __all__ = ["About", "TargetCache", "read_about", "row_keys"]
 
 FORMAT = 1
+READ_BESIDE = ("source", "pixels")
 SHARD = 2**30  # bytes after which another file is begun
 MEND = "copy it again; or delete it and fill the cache again, which asks the teacher for its rows alone"
 
@@ -98,10 +100,10 @@ class About:
 
 
 def row_keys(batch: Mapping[str, Any]) -> list[bytes]:
-    """The keys of rows: hashes of the tokens up to the last target and of which of them are targets.
+    """The keys of rows: hashes of the tokens up to the last target, of which are targets, and of what is read beside.
 
     Args:
-        batch: `tokens` (B, T) and `mask` (B, T).
+        batch: `tokens` (B, T), `mask` (B, T), and `source` and `pixels` with their lengths where there are any.
 
     Returns:
         B keys, b"" for a row without targets.
@@ -119,10 +121,21 @@ def row_keys(batch: Mapping[str, Any]) -> list[bytes]:
     if mask[:, :1].any():
         raise BadData(f"row {int(mask[:, 0].argmax())} of the batch has a first token that is a target")
     ends = (mask * np.arange(1, mask.shape[1] + 1)).max(1, initial=0)
+    beside = _beside(batch, len(mask))
     return [
-        hashlib.blake2b(t[:e].tobytes() + np.packbits(m[:e]).tobytes(), digest_size=16).digest() if e else b""
-        for t, m, e in zip(tokens, mask, ends, strict=True)
+        hashlib.blake2b(t[:e].tobytes() + np.packbits(m[:e]).tobytes() + b, digest_size=16).digest() if e else b""
+        for t, m, e, b in zip(tokens, mask, ends, beside, strict=True)
     ]
+
+
+def _beside(batch: Mapping[str, Any], rows: int) -> list[bytes]:
+    """The bytes of what each row is read with, without its padding."""
+    read = [b""] * rows
+    for name in READ_BESIDE:
+        if f"{name}_length" in batch:
+            column, lengths = batch[name].cpu().numpy(), batch[f"{name}_length"].tolist()
+            read = [r + name.encode() + c[:n].tobytes() for r, c, n in zip(read, column, lengths, strict=True)]
+    return read
 
 
 class TargetCache:
@@ -153,8 +166,16 @@ class TargetCache:
         else:
             self.about.check(about, self.path)
             with self._locked():
+                self._sweep()
                 self._mend()
                 self._say()
+
+    def _sweep(self) -> None:
+        """Remove what writers that were killed had not yet put under its name; whoever holds the lock is alone here."""
+        for name in ("cache.json", "index"):
+            for file in self.path.glob(f".{name}.*"):
+                with writing(file):
+                    file.unlink()
 
     def _forget(self) -> None:
         self._blocks: list[Block] = []

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from limbeck.errors import BadValue, Mismatch, unknown
 from limbeck.kernels.head import TokenHead
 
-__all__ = ["CausalLM", "family_of"]
+__all__ = ["CausalLM", "ends_of", "family_of", "taps"]
 
 TAP = "tap:"
 
@@ -57,7 +57,7 @@ class CausalLM(nn.Module):
         self.vocab: int = len(tokenizer) if tokenizer is not None else output.out_features
         if self.vocab > output.out_features:
             raise Mismatch(f"the tokenizer has {self.vocab} tokens, the model {output.out_features}")
-        self.eos, self.pad = _ends(self._bare(), tokenizer)
+        self.eos, self.pad = ends_of(self._bare(), tokenizer)
         self.context: int | None = getattr(config, "max_position_embeddings", None)
         self.family = "" if tokenizer is None else family_of(tokenizer)
         self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
@@ -88,7 +88,8 @@ class CausalLM(nn.Module):
         inputs = {"attention_mask": batch["seen"].long(), "position_ids": batch["positions"]} if decoding else {}
         cache = batch.get("cache")
         with taps(bare, want) as answers:
-            out = bare.base_model(batch["tokens"], past_key_values=cache, use_cache=decoding, **inputs)
+            read = self._read(batch)
+            out = bare.base_model(**read, past_key_values=cache, use_cache=decoding, **inputs)
         head = self._head(out.last_hidden_state)
         if "head" in want:
             answers["head"] = head
@@ -102,13 +103,22 @@ class CausalLM(nn.Module):
             answers["cache"] = out.past_key_values
         return answers
 
+    def _read(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """What the model is given to read."""
+        return {"input_ids": batch["tokens"]}
+
     def _head(self, hidden: Tensor) -> TokenHead:
         output = self._bare().get_output_embeddings()
         return TokenHead(hidden, output.weight, output.bias, self.softcap, self.scale).first(self.vocab)
 
 
-def _ends(lm: Any, tokenizer: Any) -> tuple[tuple[int, ...], int]:
-    """The ids that end a text, from the model's generation settings and the tokenizer, and the id of the padding."""
+def ends_of(lm: Any, tokenizer: Any) -> tuple[tuple[int, ...], int]:
+    """The ids that end a text, from the model's generation settings and the tokenizer, and the id of the padding.
+
+    Args:
+        lm: a model of transformers.
+        tokenizer: its tokenizer, or None.
+    """
     found = [getattr(lm.generation_config, "eos_token_id", None), getattr(tokenizer, "eos_token_id", None)]
     ids = {i for f in found if f is not None for i in (f if isinstance(f, list) else [f])}
     pads = (getattr(tokenizer, "pad_token_id", None), getattr(lm.generation_config, "pad_token_id", None), *sorted(ids))

@@ -14,16 +14,16 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import torch
 
 from limbeck.adapters.text import Tokens, columns_of, context_of, pad_of, warn_cut
 from limbeck.errors import BadData
 
-__all__ = ["Transcript", "chats", "read_row", "request_of", "spans", "tokenise", "written"]
+__all__ = ["Reader", "Transcript", "chats", "read_row", "request_of", "spans", "tokenise", "written"]
 
 FORMATS = (
     ("messages",),
@@ -197,12 +197,15 @@ def _mark(render: _Render, messages: Sequence[Mapping[str, Any]], i: int) -> tup
     return len(before), text
 
 
-def tokenise(tokenizer: Any, transcript: Transcript) -> tuple[list[int], list[bool], bool]:
+def tokenise(
+    tokenizer: Any, transcript: Transcript, widen: Callable[[str], str] = str
+) -> tuple[list[int], list[bool], bool]:
     """Turn a row into tokens and the mask of its targets.
 
     Args:
         tokenizer: of the player.
         transcript: the row.
+        widen: what becomes of texts before they are tokens.
 
     Returns:
         Token ids, at least one before the first target; the mask; whether only the last answer could be marked.
@@ -213,9 +216,10 @@ def tokenise(tokenizer: Any, transcript: Transcript) -> tuple[list[int], list[bo
     rewritten = False
     if transcript.messages:
         pieces, rewritten = spans(tokenizer, transcript)
-        coded = [(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], said) for text, said in pieces]
+        texts = [(widen(text), said) for text, said in pieces]
+        coded = [(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], said) for text, said in texts]
     else:
-        coded = _raw(tokenizer, transcript)
+        coded = _raw(tokenizer, replace(transcript, prompt=widen(transcript.prompt)))
     tokens, mask = [], []
     for ids, said in coded:
         tokens += ids
@@ -312,9 +316,24 @@ def _around(tokenizer: Any, request: Mapping[str, Any], text: str) -> tuple[str,
     return before if whole.startswith(asked) else "", after
 
 
+class Reader(Protocol):
+    """What rows hold beside their text, such as pictures."""
+
+    kept: dict[str, list[str]]
+
+    def read(self, row: Mapping[str, Any], said: Transcript) -> Transcript:
+        """Give what a row holds its place in the conversation."""
+        ...
+
+    def widen(self, text: str) -> str:
+        """Make room for it in a text."""
+        ...
+
+
 def chats(
-    rows: Any, tokenizer: Any, context: int | None = None, drop_long: bool = False, requests: bool = False
-) -> Tokens:
+    rows: Any, tokenizer: Any, context: int | None = None, drop_long: bool = False, requests: bool = False,
+    reader: Reader | None = None,
+) -> Tokens:  # fmt: skip
     """Conversations, prompts and completions as a source for language models.
 
     Args:
@@ -323,6 +342,7 @@ def chats(
         context: the longest row in tokens; by default that of the tokenizer.
         drop_long: leave rows out that are too long, in place of cutting their completions.
         requests: keep beside the tokens what each row asks in text, for players behind a server.
+        reader: of what rows hold beside their text; what it keeps is kept beside the tokens.
 
     Returns:
         tokens (B, T), mask (B, T), length (B,), prompt (B,): tokens before the first target, or all of
@@ -341,7 +361,8 @@ def chats(
     for number, row in enumerate(rows, 1):
         try:
             transcript = read_row(row, template)
-            ids, mask, odd = tokenise(tokenizer, transcript)
+            transcript = transcript if reader is None else reader.read(row, transcript)
+            ids, mask, odd = tokenise(tokenizer, transcript, str if reader is None else reader.widen)
         except BadData as error:
             raise BadData(f"{rows.where}, row {number}: {error}") from None
         tokens.append(ids)
@@ -358,6 +379,7 @@ def chats(
     kept = {name: [str(v) for v in rows.rows[name]] for name in CARRIED if name in rows.names and name not in format}
     if requests:
         kept["request"] = asked
+    kept |= {} if reader is None else reader.kept
     return _fit(rows.where, tokens, masks, context, drop_long, pad_of(tokenizer), kept)
 
 

@@ -40,7 +40,13 @@ KINDS = {
     ".md": "text",
 }
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
-PADDED = {"tokens": "length", "mask": "length", "source": "source_length", "types": "types_length"}
+PADDED = {
+    "tokens": "length",
+    "mask": "length",
+    "source": "source_length",
+    "types": "types_length",
+    "pixels": "pixels_length",
+}
 POSSIBLE = "JSONL, JSON, Parquet, CSV, TSV, text, .npz, an image folder, a saved dataset or a name of the hub"
 
 

@@ -44,7 +44,8 @@ from limbeck.adapters.recalled import behind, open_recalled
 from limbeck.adapters.sentence import Sentence, read_modules
 from limbeck.adapters.seq2seq import Seq2Seq
 from limbeck.adapters.surgery import parse_sizes, shrink
-from limbeck.adapters.weights import load_weights, read_json
+from limbeck.adapters.vision_language import VisionLanguage, pictured
+from limbeck.adapters.weights import load_weights, read_json, silent
 from limbeck.beds import beds, load_bed
 from limbeck.data import Source
 from limbeck.errors import BadData, BadValue, BadWeights, unknown
@@ -179,7 +180,7 @@ def open_directory(
         how: further options of `from_pretrained`: a quantisation, a map of devices.
 
     Returns:
-        A `CausalLM`, `Seq2Seq`, `Encoder`, `Sentence` or `Denoiser` net, with `path`.
+        A `CausalLM`, `VisionLanguage`, `Seq2Seq`, `Encoder`, `Sentence` or `Denoiser` net, with `path`.
 
     Raises:
         BadWeights: weights that are missing, truncated, pickled or of another shape, or an unknown architecture.
@@ -208,6 +209,8 @@ def _open_model(directory: Path, dtype: torch.dtype, trust_remote_code: bool, **
     name = (config.get("architectures") or [""])[0]
     kind, net = (transformers.AutoModel, None) if modules.exists() else _kind(name, config)
     model = load_weights(kind, home, dtype, trust_remote_code, **how)
+    if net is VisionLanguage:
+        return VisionLanguage(model, _open_processor(home, trust_remote_code))
     if hasattr(model.config, "image_size") and "input_ids" not in (model.main_input_name,):
         return Encoder(model, None, *_pixels(home))
     tokenizer = _open_tokenizer(home, trust_remote_code)
@@ -218,6 +221,8 @@ def _kind(name: str, config: dict[str, Any]) -> tuple[Any, Callable[..., nn.Modu
     """The class that loads an architecture, and the net that wraps it."""
     if config.get("is_encoder_decoder"):
         return transformers.AutoModelForSeq2SeqLM, Seq2Seq
+    if name.endswith("ForConditionalGeneration") and "vision_config" in config:
+        return transformers.AutoModelForImageTextToText, VisionLanguage
     if name.endswith(("ForCausalLM", "LMHeadModel", "LMHead")):
         return transformers.AutoModelForCausalLM, CausalLM
     heads = {
@@ -240,6 +245,20 @@ def _open_tokenizer(directory: Path, trust_remote_code: bool) -> Any:
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadWeights(f"{directory} has no readable tokenizer: {str(error).strip().splitlines()[0]}") from None
+
+
+def _open_processor(directory: Path, trust_remote_code: bool) -> Any:
+    """The processor of a vision-language model, which turns text and pictures into what the model reads."""
+    try:
+        with silent():
+            found = transformers.AutoProcessor.from_pretrained(
+                directory, local_files_only=True, trust_remote_code=trust_remote_code
+            )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+        raise BadWeights(f"{directory} has no readable processor: {str(error).strip().splitlines()[0]}") from None
+    if not all(hasattr(found, name) for name in ("image_processor", "tokenizer", "image_token_id")):
+        raise BadWeights(f"{directory} has no processor of pictures and text, only a {type(found).__name__}")
+    return found
 
 
 def _pixels(directory: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -280,10 +299,14 @@ def read_for(
         return rows
     bounds = [b for b in (context, getattr(net, "context", None), getattr(tokenizer, "model_max_length", None)) if b]
     context = min(bounds, default=None)
+    if isinstance(net, VisionLanguage):
+        if requests:
+            raise BadData("a model behind a server is not shown pictures: take a local teacher")
+        return pictured(rows, net, context, drop_long)
     if isinstance(net, CausalLM):
         return chat.chats(rows, tokenizer, context, drop_long, requests)
     if isinstance(net, Sentence):
         return text.sentences(rows, tokenizer, context)
     if isinstance(net, Seq2Seq):
-        return text.translated(rows, tokenizer, net.start, context)
+        return text.translated(rows, tokenizer, net.begin, context)
     return text.labelled(rows, tokenizer, getattr(net, "classes", None) or None, context)

@@ -57,8 +57,8 @@ def _save_pretrained(net: nn.Module, place: Path) -> None:
         # Merging changes the weights for good, and the run may go on with them.
         model = copy.deepcopy(model).merge_and_unload()
     model.save_pretrained(place)
-    if net.tokenizer is not None:
-        net.tokenizer.save_pretrained(place)  # type: ignore[operator, union-attr]
+    if (writer := getattr(net, "processor", None) or net.tokenizer) is not None:
+        writer.save_pretrained(place)  # type: ignore[operator, union-attr]
     if isinstance(net, Sentence):
         write_modules(net, place)
 

@@ -210,34 +210,44 @@ def _too_long(tokenizer: Any, columns: Sequence[Sequence[str]], context: int) ->
     return sum(len(ids) > context for ids in tokenizer(*columns, verbose=False)["input_ids"])
 
 
-def translated(rows: Any, tokenizer: Any, start: int, context: int | None = None) -> Tokens:
+def translated(rows: Any, tokenizer: Any, begin: Sequence[int], context: int | None = None) -> Tokens:
     """Pairs of texts for encoder-decoders.
 
     Args:
         rows: records with "source" + "target", "prompt" + "completion" or "input" + "output".
         tokenizer: of the player.
-        start: the token with which the decoder starts.
+        begin: the tokens with which the decoder begins: its start, and what it is forced to say first.
         context: the longest side in tokens; longer ones are cut with a warning.
 
     Returns:
-        source (B, S), source_length, tokens (B, T) that begin with `start`, length, mask (B, T), prompt (B,) ones.
+        source (B, S), source_length, tokens (B, T) that begin with `begin`, length, mask (B, T), prompt (B,), how many
+        tokens the beginning has.
 
     Raises:
         BadData: no such columns.
     """
     sides = columns_of(rows, SIDES, "source and target")
     context = context_of(tokenizer, context)
-    source, target = (tokenizer([str(v) for v in rows.rows[name]], verbose=False)["input_ids"] for name in sides)
-    warn_cut(
-        sum(len(a) > context or len(b) >= context for a, b in zip(source, target, strict=True)),
-        len(rows),
-        context,
-        CUT,
-    )
-    tokens = [[start, *ids[: context - 1]] for ids in target]
-    mask = [[False] + [True] * (len(ids) - 1) for ids in tokens]
-    ragged = {"source": [ids[:context] for ids in source], "tokens": tokens, "mask": mask}
-    return Tokens(ragged, {"prompt": torch.ones(len(tokens), dtype=torch.int64)}, pad_of(tokenizer))
+    source, target = ([str(v) for v in rows.rows[name]] for name in sides)
+    asked = tokenizer(source, verbose=False)["input_ids"]
+    said = [_after(begin, ids) for ids in tokenizer(text_target=target, verbose=False)["input_ids"]]
+    n = len(begin)
+    long = sum(len(a) > context or len(b) + n > context for a, b in zip(asked, said, strict=True))
+    warn_cut(long, len(rows), context, CUT)
+    tokens = [[*begin, *ids][:context] for ids in said]
+    mask = [[False] * n + [True] * (len(ids) - n) for ids in tokens]
+    ragged = {"source": [ids[:context] for ids in asked], "tokens": tokens, "mask": mask}
+    return Tokens(ragged, {"prompt": torch.full((len(tokens),), n)}, pad_of(tokenizer))
+
+
+def _after(begin: Sequence[int], ids: Sequence[int]) -> Sequence[int]:
+    """What follows the beginning: tokenizers write the token that is forced behind the start token themselves.
+
+    Example:
+        >>> _after((2, 0), [0, 7, 2]), _after((2,), [0, 7, 2])
+        ([7, 2], [0, 7, 2])
+    """
+    return ids[1:] if len(begin) > 1 and list(ids[:1]) == [begin[1]] else ids
 
 
 def windows(rows: Any, tokenizer: Any, length: int, column: str = "text") -> Tokens:

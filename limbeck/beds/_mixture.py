@@ -188,14 +188,14 @@ class Mixture:
 
         Source: Prince and Dormand, "High order embedded Runge-Kutta formulae", 1981, for the solver.
         """
-        t, s = t.double(), s.double()
+        t, s = t.double().cpu(), s.double().cpu()  # SciPy's solver works there
         shape = x.shape
 
         def slope(u: float, flat: Any) -> Any:
             r = t + (s - t) * u
             return ((s - t)[:, None] * self.velocity(torch.from_numpy(flat).view(shape), r)).flatten().numpy()
 
-        start = x.detach().double().flatten().numpy()
+        start = x.detach().double().cpu().flatten().numpy()
         run = solve_ivp(slope, (0.0, 1.0), start, method="DOP853", rtol=tol, atol=tol)
         return torch.from_numpy(run.y[:, -1].copy()).view(shape).to(x)
 

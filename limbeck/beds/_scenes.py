@@ -5,6 +5,7 @@ Shapes: N points, K blobs or modes, B rows, D coordinates.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -54,6 +55,9 @@ class Blobs(nn.Module):
 class Round(Mixture):
     """A mixture of round Gaussians of one size, in any number of dimensions: no matrix of D x D is made.
 
+    It answers what a field is asked for: posterior, score, log density, and by them velocity and flow map. `moments`
+    would be such a matrix, and `sample` needs its axes; they are not here.
+
     Args:
         weights: (K,) the mass of each mode, up to a factor.
         means: (K, D).
@@ -70,13 +74,28 @@ class Round(Mixture):
 
     def posterior(self, x: Tensor, a: Tensor | float, s: Tensor | float) -> tuple[Tensor, Tensor]:
         """What data and noise are expected behind a noised sample, (B, D) each (see `Mixture.posterior`)."""
+        log_BK, a_B1, s_B1, var_B1 = self._round(x, a, s)
+        centre = log_BK.softmax(1) @ self.means.to(x)
+        pull = (x - a_B1 * centre) / var_B1
+        return centre + a_B1 * self.std**2 * pull, s_B1 * pull
+
+    def _round(self, x: Tensor, a: Tensor | float, s: Tensor | float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Per mode the log joint density, (B, K), but for a constant of the row; a, s and the variance, (B, 1) each."""
         a_B1, s_B1 = (torch.as_tensor(v, dtype=x.dtype, device=x.device).reshape(-1, 1) for v in (a, s))
         weights, means = self.weights.to(x), self.means.to(x)
         var_B1 = a_B1.square() * self.std**2 + s_B1.square()
         far_BK = x.square().sum(1, keepdim=True) - 2 * a_B1 * (x @ means.T) + a_B1.square() * means.square().sum(1)
-        centre = (weights.log() - 0.5 * far_BK / var_B1).softmax(1) @ means
-        pull = (x - a_B1 * centre) / var_B1
-        return centre + a_B1 * self.std**2 * pull, s_B1 * pull
+        return weights.log() - 0.5 * far_BK / var_B1, a_B1, s_B1, var_B1
+
+    def log_density(self, x: Tensor, a: Tensor | float = 1.0, s: Tensor | float = 0.0) -> Tensor:
+        """The log density of noised data, (B,) (see `Mixture.log_density`)."""
+        log_BK, _, _, var_B1 = self._round(x, a, s)
+        return log_BK.logsumexp(1) - 0.5 * x.shape[1] * (2 * math.pi * var_B1[:, 0]).log()
+
+    def score(self, x: Tensor, a: Tensor | float = 1.0, s: Tensor | float = 0.0) -> Tensor:
+        """The gradient of the log density of noised data, (B, D) (see `Mixture.score`)."""
+        log_BK, a_B1, _, var_B1 = self._round(x, a, s)
+        return (a_B1 * (log_BK.softmax(1) @ self.means.to(x)) - x) / var_B1
 
 
 def seeded(key: str, seed: int, build: Any) -> nn.Module:

@@ -79,7 +79,7 @@ class LatentField(nn.Module):
         self.field, self.shape, self.classes = field, shape, field.classes
 
     def forward(self, batch: Mapping[str, Any], want: frozenset[str]) -> dict[str, Any]:
-        """Answer "x0", "eps" and "velocity" on x (B, C, H, W), t, y (B,)."""
+        """Answer "x0", "eps", "velocity" and "score" on x (B, C, H, W), t, y (B,)."""
         flat = self.field(dict(batch) | {"x": batch["x"].flatten(1)}, want)
         return {k: a.unflatten(1, self.shape) for k, a in flat.items()}
 

@@ -141,9 +141,9 @@ class LetterField(nn.Module):
         return {"logits": self.net(columns).unflatten(1, (LETTERS, KINDS))}
 
 
-def _student(seed: int) -> LetterField:
+def _student(seed: int, key: str = "hairpins") -> LetterField:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive("hairpins", seed))
+        torch.manual_seed(derive(key, seed))
         return LetterField()
 
 
@@ -156,7 +156,8 @@ bed = Bed(
     "hairpins",
     "Sequences of 12 letters that pair with themselves: exact likelihoods, and the exact flow on the simplex.",
     players={
-        "oracle": lambda seed: Hairpins(), "teacher": lambda seed: Hairpins(), "student": _student, "critic": _student,
+        "oracle": lambda seed: Hairpins(), "teacher": lambda seed: Hairpins(), "student": _student,
+        "critic": lambda seed: _student(seed, "hairpins critic"),
     },
     data=lambda seed: {s: _draw(s, seed, n) for s, n in (("train", 5_000), ("valid", 5_000), ("test", 5_000))},
     probes={"nll": chain_nll(), "words": word_divergence()},

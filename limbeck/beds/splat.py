@@ -1,8 +1,11 @@
-"""Four objects of splats seen by four cameras, and the exact field of what is seen of them from each.
+"""Four objects of splats seen by eight cameras on a ring, and the exact field of what is seen of them from every other.
 
 The field of a camera is that of a mixture of Gaussians around the pictures of every object from there, so that a scene
 agrees with the teacher if it looks like one object from everywhere. The scene holds four particles of more splats than
-an object has; the critic is a small net. A prompt is a view, y = camera.
+an object has; the critic is a small net. A prompt is a view that the teacher knows, y = camera / 2.
+
+The cameras of the teacher are for training, those between them for choosing and for the verdict: two each, of which one
+faces the other. What is measured is whether a scene is an object, and not whether it has four right pictures.
 
 Legend of shapes: V cameras, K objects, B rows.
 """
@@ -25,7 +28,7 @@ from limbeck.probes.scenes import reference_gap, references_reached
 
 __all__ = ["bed", "objects", "teacher"]
 
-CAMERAS, OBJECTS, PARTICLES, SIDE = 4, 4, 4, 12
+CAMERAS, OBJECTS, PARTICLES, SIDE = 4, 4, 4, 12  # as many cameras again stand between them
 SHAPE, STD = (3, SIDE, SIDE), 0.05
 
 
@@ -39,7 +42,7 @@ def objects(splats: int = 10) -> Splats:
         A scene with as many particles as there are objects.
     """
     rng = torch.Generator().manual_seed(7)
-    made = Splats(ring_cameras(CAMERAS), 0.8 * torch.rand(OBJECTS, splats, 3, generator=rng) - 0.4, 0.25, SIDE)
+    made = Splats(ring_cameras(2 * CAMERAS), 0.8 * torch.rand(OBJECTS, splats, 3, generator=rng) - 0.4, 0.25, SIDE)
     with torch.no_grad():
         made.colour += 2 * torch.randn(OBJECTS, splats, 3, generator=rng)  # type: ignore[misc]
         made.log_size += 0.3 * torch.randn(OBJECTS, splats, generator=rng)  # type: ignore[misc]
@@ -49,26 +52,28 @@ def objects(splats: int = 10) -> Splats:
 
 @lru_cache(maxsize=1)
 def _pictures() -> tuple[Tensor, Tensor, Tensor]:
-    """What is seen of every object from every camera, (K V, 3, H, W), and which camera and object each shows."""
-    mode = torch.arange(OBJECTS).repeat_interleave(CAMERAS)
-    camera = torch.arange(CAMERAS).repeat(OBJECTS)
+    """What is seen of every object from every camera, (2 K V, 3, H, W), and which camera and object each shows."""
+    mode = torch.arange(OBJECTS).repeat_interleave(2 * CAMERAS)
+    camera = torch.arange(2 * CAMERAS).repeat(OBJECTS)
     with torch.no_grad():
         return objects()({"camera": camera, "particle": mode}, frozenset({"x0"}))["x0"], camera, mode
 
 
 def teacher(_seed: int) -> LatentField:
-    """The exact field of what is seen from each camera."""
-    x, camera, _ = _pictures()
-    return LatentField(ExactField(Round(torch.ones(len(x)), x.flatten(1), STD), camera), SHAPE)
+    """The exact field of what is seen from each of its cameras."""
+    x, camera, _ = (v[::2] for v in _pictures())
+    return LatentField(ExactField(Round(torch.ones(len(x)), x.flatten(1), STD), camera // 2), SHAPE)
 
 
-def _rows() -> Table:
+def _rows() -> dict[str, Table]:
     x, camera, mode = _pictures()
-    return Table({"x": x, "camera": camera, "y": camera, "mode": mode})
+    whole = {"x": x, "camera": camera, "y": camera // 2, "mode": mode}
+    places = (("train", camera % 2 == 0), ("valid", camera % 4 == 1), ("test", camera % 4 == 3))
+    return {split: Table({name: column[here] for name, column in whole.items()}) for split, here in places}
 
 
 def _scene(seed: int) -> nn.Module:
-    build = lambda: Splats(ring_cameras(CAMERAS), 0.4 * torch.randn(PARTICLES, 24, 3), 0.25, SIDE)  # noqa: E731
+    build = lambda: Splats(ring_cameras(2 * CAMERAS), 0.4 * torch.randn(PARTICLES, 24, 3), 0.25, SIDE)  # noqa: E731
     return seeded("splat", seed, build)
 
 
@@ -80,6 +85,6 @@ bed = Bed(
         "scene": _scene,
         "critic": lambda seed: seeded("critic", seed, lambda: PictureField(SHAPE, 128, 3, classes=CAMERAS)),
     },
-    data=lambda seed: dict.fromkeys(("train", "valid", "test"), _rows()),
+    data=lambda seed: _rows(),
     probes={"gap": reference_gap(), "reached": references_reached()},
 )

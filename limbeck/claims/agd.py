@@ -3,6 +3,7 @@
 Bed: four classes and a small trained teacher, sampled in twenty steps at scales of 1 to 6, one evaluation a step
 against two. Noised data are drawn afresh in every step, so that the states are what differs. 0.05 is a third of a
 mode's deviation.
+The states are all that differs, so the baseline is the control.
 """
 
 from __future__ import annotations

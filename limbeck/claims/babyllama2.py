@@ -2,6 +2,7 @@
 
 Bed: teachers and student have read the same few characters; the teachers are the best of twelve settings. The number of
 steps is tuned for all, since training alone forgets to generalise; so training alone is not what is weak here.
+The same teacher taken twice is one teacher, so that arm is the control.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Bed: an expert of one style, for a player who knows that the digits of a column stand in either order; an opening is
 where the order is chosen, which in the language is a fair coin. The weight of the bonus is the one that leaves openings
-about as open.
+about as open. The self of the control never follows: it is the one of the start.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from limbeck.recipe import Arm, Claim, Tune, more
 CURIOUS = "first.imitate.novice.loss.curious"
 arms = {
     "curiosft": Arm(), "imitation": Arm(set={f"{CURIOUS}.weight": 0.0}),
+    "first self": Arm(set={"past.decay": 1.0}),
     "bonus": Arm(set={CURIOUS: 0.25 * negative_entropy().on(student="novice")}),
 }  # fmt: skip
 
@@ -33,5 +34,5 @@ claim = Claim(
         "explore.student.batch.graded.verifier": right_answer(),
     },
     tune=Tune("accuracy", {name: {"novice.optimizer.lr.start": (1e-3, 3e-3)} for name in arms}),
-    players={"student": "warm_student"}, control="imitation",
+    players={"student": "warm_student"}, control="first self",
 )  # fmt: skip

@@ -1,7 +1,7 @@
 """Claim: cool answers first and warm ones after teach more than either alone, and chosen ones no less than any.
 
 Bed: every answer can be checked, and only its prompts are used. The teacher is right always when it is cool, and errs
-in every eighth answer when it is warm.
+in every eighth answer when it is warm. The control learns them in the other order.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def asked(cool: float, warm: float, copies: int) -> Arm:
 
 arms = {
     "dasd": asked(COOL, WARM, 4), "schedule": asked(COOL, WARM, 1), "cool": asked(COOL, COOL, 1),
-    "warm": asked(WARM, WARM, 1),
+    "warm": asked(WARM, WARM, 1), "warm first": asked(WARM, COOL, 4),
 }  # fmt: skip
 
 claim = Claim(
@@ -40,5 +40,5 @@ claim = Claim(
         **{f"{name}.{key}": n for name in ("first", "second") for key, n in (("steps", 50), ("batch_size", 64))},
     },
     tune=Tune("accuracy", {name: {"student.optimizer.lr.start": (1e-3, 3e-3)} for name in arms}),
-    players={"student": "warm_student"}, control="schedule",
+    players={"student": "warm_student"}, control="warm first",
 )  # fmt: skip

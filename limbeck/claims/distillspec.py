@@ -4,6 +4,7 @@ Bed: all texts can be enumerated, so the share that is kept is exact; it is take
 are a tenth more tokens a call of the target, the least that the paper gains. One thing is the other way round here:
 texts of the target ("teacher-data") teach more than the draft's own, for they are where the share is taken, they are
 the texts of the bed, and they cost nothing.
+The control learns on texts of random tokens.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ claim = Claim(
     arms={
         "on-policy": Arm(set=OWN), "forward-kl": Arm(set={**OWN, LOSS: sequence_mean() * forward_kl()}),
         "teacher-data": Arm(set={BATCH: rollout(max_new_tokens=6).on(student="teacher")}),
+        "random": Arm(set={**OWN, f"{BATCH}.temperature": 1e6}),
         "undistilled": Arm(set={"distill.steps": 0, "distill.epochs": 0.0}),
         "seqkd": Arm("seqkd", set={"ask.rows.max_new_tokens": 6}), "sft": Arm("sft", set={"distill.steps": 180}),
     },
@@ -34,7 +36,7 @@ claim = Claim(
     set={"warm.steps": 60, "warm.batch_size": 64, "distill.steps": 120, "distill.batch_size": 64},
     tune=Tune(
         "acceptance",
-        dict.fromkeys(("on-policy", "forward-kl", "teacher-data", "undistilled", "seqkd", "sft"), RATES),
+        dict.fromkeys(("on-policy", "random", "forward-kl", "teacher-data", "undistilled", "seqkd", "sft"), RATES),
     ),
-    seeds=4, control="forward-kl",
+    seeds=4, control="random",
 )  # fmt: skip

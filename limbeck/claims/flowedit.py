@@ -3,6 +3,7 @@
 Bed: classes that lie beside each other on a circle, an eighth of it apart. At 66 to 68 evaluations, and the scale of
 guidance that brings each arm nearest to the class wanted, edits move data less by 0.3, a fifth of the distance between
 neighbours; data that are noised half-way move as far or further, and end further from the class.
+The control follows the wanted field alone, as often and from the same level.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ EDITS = {
     "flowedit": flow_edit(times=even(25), skip=8, source=1.0, target=1.5),
     "inversion": feature_edit(times=even(11), kept=0),
     "noised": noise_edit(times=even(34, 0.5)),
+    "no difference": flow_edit(times=even(50), skip=16, plain=34, source=1.0, target=1.5),
 }
 
 claim = Claim(
@@ -31,9 +33,10 @@ claim = Claim(
         {
             "flowedit": {"edit.rows.flow_edit.source": (1.0, 1.5), "edit.rows.flow_edit.target": (1.5, 2.0)},
             "inversion": {"edit.rows.feature_edit.target": SCALES},
+            "no difference": {"edit.rows.flow_edit.target": SCALES},
             "noised": {"edit.rows.noise_edit.target": SCALES},
         },
     ),
     players={"student": "teacher"},
-    control="noised",
+    control="no difference",
 )  # fmt: skip

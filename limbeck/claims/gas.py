@@ -2,13 +2,15 @@
 
 Bed: trajectories that bend, known exactly. Theory may choose among grids of times, and where times alone learn, they
 start from the same; less than two thirds of the error of either is what a user would change a sampler for.
+The control learns the ends of other noise.
 """
 
 from __future__ import annotations
 
 from limbeck.parts.general_multistep import generalised
-from limbeck.parts.plan import planned_sample
+from limbeck.parts.plan import planned_sample, solved_ends
 from limbeck.parts.schedule import cosine
+from limbeck.parts.shuffled import shuffled
 from limbeck.parts.solver import even, karras, shifted, third
 from limbeck.probes.distribution import sliced_w2
 from limbeck.probes.endpoint import endpoint_error
@@ -18,6 +20,7 @@ sample = planned_sample(solver=generalised()).on(student="teacher")
 GRIDS = (even(4), shifted(4, 0.5), shifted(4, 2.0), karras(4, 0.05, 20.0))
 LEARNT = {"solver.builder.times": GRIDS[:2], "solver.optimizer.lr.start": (1e-2, 3e-2)}
 TIMES = {"solver.builder.memory": 0, "solver.builder.shifts": False}
+ENDS = solved_ends(solver=third(), times=even(20)).on(student="teacher") >> shuffled(columns=("end",))
 
 claim = Claim(
     bed="mog5",
@@ -29,9 +32,10 @@ claim = Claim(
     arms={
         "gas": Arm(), "times": Arm(set={"variant": "gs", **TIMES}),
         "theory": Arm(set={"solver.optimizer.lr": 0.0, "distill.steps": 1}),
+        "shuffled": Arm(set={"solve.rows": ENDS}),
     },
     probes={"error": endpoint_error(draw=sample), "sw2": sliced_w2(draw=sample, rows=5_000)},
     says=(less("error", "gas", "theory", by=0.1), less("error", "gas", "times", by=0.05)),
-    tune=Tune("error", {"gas": LEARNT, "times": LEARNT, "theory": {"solver.builder.times": GRIDS}}),
-    control="times",
+    tune=Tune("error", {"gas": LEARNT, "times": LEARNT, "shuffled": LEARNT, "theory": {"solver.builder.times": GRIDS}}),
+    control="shuffled",
 )  # fmt: skip

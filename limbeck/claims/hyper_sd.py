@@ -1,13 +1,15 @@
 """Claim: segments that double in length keep more of the trajectory than one segment from the start.
 
-All arms take the same steps. One segment from the start is the control: it is trajectory consistency distillation.
+All arms take the same steps. One segment from the start is trajectory consistency distillation; in
+the control segments halve in length.
 Without the last stage, which then goes on with consistency alone, one-step samples are further from the data. Bed:
 trajectories bend, and are known in closed form.
 """
 
 from __future__ import annotations
 
-from limbeck.parts.consistency import consistency, squared
+from limbeck.parts.consistency import consistency
+from limbeck.parts.distance import squared
 from limbeck.parts.flowmap import any_step
 from limbeck.parts.neighbours import grid_step, reach_below, teacher_step
 from limbeck.parts.optimizer import adamw
@@ -30,10 +32,12 @@ PLAIN = {
     "score.match.loss": consistency(distance=squared()),
     "score.match.batch": grid_step(times=even(64)) >> reach_below() >> teacher_step(),
 }
+SEGMENTS = "student.batch.reach_below.segments"
 RATE = {"student.optimizer.lr.start": (2.5e-3, 5e-3)}
 ARMS = {
     "hyper-sd": Arm(),
-    "one segment": Arm(set={f"{stage}.student.batch.reach_below.segments": 1 for stage in STAGES}),
+    "one segment": Arm(set={f"{stage}.{SEGMENTS}": 1 for stage in STAGES}),
+    "halving": Arm(set={f"{stage}.{SEGMENTS}": k for stage, k in zip(STAGES, (1, 2, 4, 8), strict=True)}),
     "no score": Arm(set=PLAIN),
 }
 
@@ -47,5 +51,5 @@ claim = Claim(
     },
     says=(less("error", "hyper-sd", "one segment", by=0.05), less("sw2", "hyper-sd", "no score", by=0.02)),
     tune=Tune("sw2", dict.fromkeys(ARMS, RATE)),
-    control="one segment",
+    control="halving",
 )  # fmt: skip

@@ -6,7 +6,8 @@ else of iCT, does harm. The control keeps its ladder as short as it is at first.
 
 from __future__ import annotations
 
-from limbeck.parts.consistency import consistency, squared
+from limbeck.parts.consistency import consistency
+from limbeck.parts.distance import squared
 from limbeck.parts.doubling import doubling
 from limbeck.parts.neighbours import even_ladder_step, line_states
 from limbeck.parts.schedule import cosine

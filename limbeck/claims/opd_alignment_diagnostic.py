@@ -1,6 +1,7 @@
 """Claim: noise is not aligned, a teacher with the reference in view is, and more on wrong answers than on right ones.
 
 Bed: answers are so short that what a token is worth can be followed through exactly.
+That the control is not aligned is claimed as well.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 Bed: two writings of one language; answers are right in either, so what is lost is skill and not style. The other
 writing takes longer to learn than there are steps, so that references teach little of the task as well.
+Where nothing is rewritten this is fine-tuning, so the baseline is the control.
 """
 
 from __future__ import annotations

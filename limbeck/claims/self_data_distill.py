@@ -2,6 +2,7 @@
 learns from the references; and the block of layers chosen by angle costs less than the middle.
 
 Bed: two writings of one language; answers are right in either, so what is lost is skill and not style.
+Answers are the references where nothing is rewritten, so that arm is the control.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Claim: pulled to the score of a safe class, a generator forgets a class and draws the safe one; pushed off, it errs.
 
-Bed: four classes of known law. The control distils every class as it is.
+Bed: four classes of known law. The control has a critic that never learns.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ claim = Claim(
         "sfd": Arm(),
         "pushed from its own": Arm(set={**OWN, INSIDE: -0.1}),
         "nothing forgotten": Arm(set=OWN),
+        "critic stands still": Arm(set={"critic.optimizer.lr": 0.0}),
     },
     probes={"still drawn": still_drawn(classes=GONE), "distance": override_distance(forget=GONE)},
     says=(
@@ -41,9 +42,9 @@ claim = Claim(
     tune=Tune(
         "distance",
         {
-            "sfd": GRID, "nothing forgotten": GRID,
+            "sfd": GRID, "nothing forgotten": GRID, "critic stands still": GRID,
             "pushed from its own": {RATE: (1e-3, 3e-3), INSIDE: (-0.01, -0.1)},
         },
     ),
-    control="nothing forgotten",
+    control="critic stands still",
 )  # fmt: skip

@@ -3,6 +3,7 @@
 Bed: the truth is a formula, so the distance from it is that of whole distributions at texts it wrote itself. `left` is
 what the distance from the teacher on the rows learned from fell to since the student was nearest to the truth; the one
 on held-out prompts is printed too (`proxy_rise`): where it rises as well, the student overfits its rows.
+Fresh answers are the switch, so they are the control.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
 """Claim: the estimated mixture beats labels alone and predecessors alone at a given penalty, strong or weak.
 
-Bed: every fit is kernel ridge regression, so what eight generations end in is known.
+Bed: every fit is kernel ridge regression, so what eight generations end in is known. The control
+gives labels and predecessor each other's weight.
 """
 
 from __future__ import annotations
 
+from limbeck.parts.likelihood import optimal_weight
 from limbeck.probes.regression import gap_to_ridge, mse
 from limbeck.recipe import Arm, Claim, less, within
 
@@ -18,12 +20,14 @@ def at(penalty: float, weight: float | None = None, generations: int = 1) -> Arm
     return Arm(set=sizes if weight is None else {**given, **sizes})
 
 
+TURNED = Arm(set={**at(1.0).set, "generations.weigh.step": optimal_weight().on(first="echo", echo="first")})
+
 claim = Claim(
     bed="sines",
     arms={
         "estimated": at(1.0), "labels": at(1.0, weight=1.0), "imitation": at(1.0, weight=0.0),
         "estimated, weak penalty": at(0.03), "labels, weak penalty": at(0.03, weight=1.0),
-        "eight generations": at(1.0, weight=0.5, generations=8),
+        "eight generations": at(1.0, weight=0.5, generations=8), "weights exchanged": TURNED,
     },
     probes={"mse": mse(), "gap": gap_to_ridge(penalty=1.0 / 0.5)},
     says=(
@@ -37,6 +41,6 @@ claim = Claim(
         for field, value in {"steps": 150, "batch_size": ROWS}.items()
     }
     | {"student.optimizer.lr": 6.0},
-    seeds=8, control="imitation",
+    seeds=8, control="weights exchanged",
     no_tune="the question is what mixing does at a given penalty, so every arm has the same one",
 )  # fmt: skip

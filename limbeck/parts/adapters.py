@@ -111,7 +111,7 @@ def adapted(
         UnknownName: the net has no module of a path.
         BadValue: a teacher without classes.
 
-    Source: Jensen and Sadat, arXiv:2503.07274, section 4.
+    Source: Jensen and Sadat, arXiv:2503.07274.
     """
     net, classes = players.teacher.module, int(getattr(players.teacher, "classes", 0) or 0)
     assert net is not None
@@ -149,7 +149,7 @@ def guided_sample(players: Players, batch: Batch, *, solver: Expr = EULER, times
     Raises:
         BadValue: a teacher without classes.
 
-    Source: Ho and Salimans, arXiv:2207.12598, algorithm 2.
+    Source: Ho and Salimans, arXiv:2207.12598, sampling with guidance.
     """
     return _run(players, batch, solver, times)[-1]
 
@@ -179,7 +179,7 @@ def guided_states(players: Players, batch: Batch, *, solver: Expr = EULER, times
     Raises:
         BadValue: a teacher without classes.
 
-    Source: Jensen and Sadat, arXiv:2503.07274, section 4.
+    Source: Jensen and Sadat, arXiv:2503.07274.
     """
     states, n = _run(players, batch, solver, times)[:-1], len(times) - 1
     level = torch.tensor(times[:-1], dtype=batch.x.dtype, device=batch.device)
@@ -213,7 +213,7 @@ def guided_noised(players: Players, batch: Batch, *, levels: Expr = ANY) -> Batc
     Raises:
         BadValue: a teacher without classes.
 
-    Source: Meng et al., arXiv:2210.03142, algorithm 1.
+    Source: Meng et al., arXiv:2210.03142, the first of two stages.
     """
     seen = noised(players, batch, batch.x, levels, "guided")
     return seen.with_(velocity=_guided(players).student(seen, "velocity"))
@@ -235,6 +235,6 @@ def guided_matching(players: Players, batch: Batch) -> Tensor:
     Raises:
         UnknownName: the batch has no column `velocity`.
 
-    Source: Jensen and Sadat, arXiv:2503.07274, section 4.
+    Source: Jensen and Sadat, arXiv:2503.07274.
     """
     return (players.student(batch, "velocity") - batch.velocity).square().flatten(1).mean(1)

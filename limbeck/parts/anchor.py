@@ -37,7 +37,7 @@ def anchored(players: Players, batch: Batch) -> Tensor:
         >>> anchored()(double, Batch({"x": torch.zeros(1, 1), "e": torch.ones(1, 1), "real": torch.ones(1, 1)}))
         tensor([1.])
 
-    Source: Yin et al., arXiv:2311.18828, equation 9, with the square for the perceptual distance.
+    Source: Yin et al., arXiv:2311.18828, the regression loss, with the square for the perceptual distance.
     """
     there = batch.with_(x=batch.e, t=torch.ones(batch.size, dtype=batch.e.dtype, device=batch.device))
     return (players.student(there, "x0") - batch.real).square().flatten(1).mean(1)

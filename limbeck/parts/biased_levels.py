@@ -47,7 +47,7 @@ def chosen_levels(
         >>> chosen_levels(times=(1.0, 0.5), chances=(0.0, 1.0))(None, Batch({"x": torch.zeros(2, 1)}))
         tensor([0.5000, 0.5000])
 
-    Source: Sauer et al., arXiv:2403.12015, section 3.3.
+    Source: Sauer et al., arXiv:2403.12015, for few steps.
     """
     if len(times) != len(chances) or min(chances) < 0 or not sum(chances):
         raise BadValue(f"chosen_levels needs a chance >= 0 for each of {len(times)} levels, got {chances}")
@@ -76,7 +76,7 @@ def often_noise(players: Players, batch: Batch, *, levels: Expr = MIDDLE, share:
         >>> often_noise(share=1.0)(None, Batch({"x": torch.zeros(2, 1)}))
         tensor([1., 1.])
 
-    Source: Chen et al., arXiv:2503.09641, section 3.4.
+    Source: Chen et al., arXiv:2503.09641, and its code.
     """
     t: Tensor = levels(players, batch)  # type: ignore[operator]
     return torch.where(batch.rng.uniform("noise only").view(-1) < share, torch.ones_like(t), t)

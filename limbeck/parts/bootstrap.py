@@ -47,12 +47,13 @@ def noise_and_levels(players: Players, batch: Batch, *, gap: float = 0.04) -> Ba
         >>> bool((batch.t - batch.s).sub(0.25).abs().max() < 1e-6), bool(batch.x.max() < 7)
         (True, True)
 
-    Source: Gu et al., arXiv:2306.05544, algorithm 1.
+    Source: Gu et al., arXiv:2306.05544, the training of the student.
     """
     if not 0 < gap < 1:
         raise BadValue(f"noise_and_levels.gap must lie between 0 and 1, got {gap}")
-    s = (1 - gap) * batch.rng.uniform("level").view(-1)
-    return batch.with_(x=batch.rng.normal("z", *batch.x.shape[1:]).to(batch.x.dtype), t=s + gap, s=s)
+    noise = batch.rng.normal("z", *batch.x.shape[1:]).to(batch.x.dtype)
+    s = (1 - gap) * batch.rng.uniform("level").view(-1).to(noise.dtype)
+    return batch.with_(x=noise, t=s + gap, s=s)
 
 
 def signal_step(y: Tensor, x0: Tensor, t: Tensor, s: Tensor) -> Tensor:
@@ -73,7 +74,7 @@ def signal_step(y: Tensor, x0: Tensor, t: Tensor, s: Tensor) -> Tensor:
         >>> signal_step(torch.ones(1, 2), torch.zeros(1, 2), torch.tensor([0.5]), torch.tensor([0.2]))
         tensor([[0.2500, 0.2500]])
 
-    Source: Gu et al., arXiv:2306.05544, equation 8.
+    Source: Gu et al., arXiv:2306.05544, the step of the signal ODE.
     """
     keep = like((1 - t) * s / (t * (1 - s)), y)
     return keep * y + (1 - keep) * x0
@@ -104,7 +105,7 @@ def bootstrapped(players: Players, batch: Batch) -> Tensor:
     Raises:
         UnknownName: there is no player `teacher`.
 
-    Source: Gu et al., arXiv:2306.05544, equation 9, with the weight 1.
+    Source: Gu et al., arXiv:2306.05544, the bootstrapping loss, with the weight 1.
     """
     t, s = batch.t, batch.s
     with torch.no_grad():
@@ -130,7 +131,7 @@ def boundary(players: Players, batch: Batch) -> Tensor:
     Raises:
         UnknownName: there is no player `teacher`.
 
-    Source: Gu et al., arXiv:2306.05544, equation 10.
+    Source: Gu et al., arXiv:2306.05544, the boundary loss.
     """
     noise = batch.rng.normal("boundary", *batch.x.shape[1:]).to(batch.x.dtype)
     ones = torch.ones(batch.size, dtype=noise.dtype, device=noise.device)

@@ -51,7 +51,7 @@ def attended(players: Players, batch: Batch, *, chunk: int = 0) -> nn.Module:
     Raises:
         BadValue: a teacher in which what a frame sees cannot be chosen.
 
-    Source: Yin et al., arXiv:2412.07772, section 4.1.
+    Source: Yin et al., arXiv:2412.07772, the causal generator.
     """
     net = copied(players.teacher)
     if not hasattr(net, "chunk"):
@@ -110,7 +110,7 @@ def seen_chunks(players: Players, batch: Batch, *, times: tuple[float, ...] = LE
     Raises:
         BadValue: frames that do not make whole chunks.
 
-    Source: Yin et al., arXiv:2412.07772, algorithm 1; Chen et al., arXiv:2407.01392, for levels of single frames.
+    Source: Yin et al., arXiv:2412.07772, the noise of chunks; Chen et al., arXiv:2407.01392, for single frames.
     """
     x = batch.x
     t = torch.tensor(times, device=x.device).to(x.dtype)[chunk_levels(batch, x.shape[1], chunk, len(times))]
@@ -139,7 +139,7 @@ def clip_trajectories(
     Raises:
         BadValue: levels that do not end at 0.
 
-    Source: Yin et al., arXiv:2412.07772, equation 4.
+    Source: Yin et al., arXiv:2412.07772, section 4.3.
     """
     if times[-1] != 0:
         raise BadValue(f"trajectories end at level 0, these at {times[-1]}")
@@ -167,7 +167,7 @@ def trajectory_chunks(players: Players, batch: Batch, *, times: tuple[float, ...
     Raises:
         BadValue: frames that do not make whole chunks, or trajectories with other levels.
 
-    Source: Yin et al., arXiv:2412.07772, equation 4.
+    Source: Yin et al., arXiv:2412.07772, section 4.3.
     """
     states = batch.states
     if states.shape[1] != len(times):
@@ -191,7 +191,7 @@ def regression(players: Players, batch: Batch) -> Tensor:
     Returns:
         (B,).
 
-    Source: Yin et al., arXiv:2412.07772, equation 4.
+    Source: Yin et al., arXiv:2412.07772, section 4.3.
     """
     return (players.student(batch, "x0") - batch.real).square().flatten(1).mean(1)
 

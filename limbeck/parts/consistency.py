@@ -5,7 +5,8 @@ it is wanted, is one step nearer to the noise (see `limbeck.parts.neighbours`). 
 level `s` of the batch. The student answers at the first point; at the second, without gradient, a player `target`: a
 moving average of the student, or by `.on(target="student")` the student itself.
 
-The distance between two answers is a part `(difference)`. Levels are those of the rectified-flow path, t = 0 the data.
+The distance between two answers is a part `(difference)` (see `limbeck.parts.distance`). Levels are those of the
+rectified-flow path, t = 0 the data.
 
 Shapes: B rows; a datum has any shape, d coordinates.
 """
@@ -19,82 +20,14 @@ from torch import Tensor
 
 from limbeck.batch import Batch
 from limbeck.part import Expr, part
+from limbeck.parts.distance import pseudo_huber
 from limbeck.parts.flowmap import jump
 from limbeck.parts.states import like
 from limbeck.players import Player, Players
 
-__all__ = ["consistency", "gap_weight", "huber_each", "pseudo_huber", "reached", "reverse_consistency", "squared"]
-
-# -- distances --------------------------------------------------------------------------------------------------------
-
-
-@part
-def squared(difference: Tensor) -> Tensor:
-    """The squared distance.
-
-    |r|^2
-
-    Args:
-        difference: r, (B, ...).
-
-    Returns:
-        (B,).
-
-    Example:
-        >>> squared()(torch.tensor([[3.0, 4.0]]))
-        tensor([25.])
-    """
-    return difference.square().flatten(1).sum(1)
-
-
-@part
-def pseudo_huber(difference: Tensor, *, c: float = 0.00054) -> Tensor:
-    """A distance that is square near 0 and straight far away, so that single large errors do not rule.
-
-    sqrt(|r|^2 + c^2 d) - c sqrt(d)
-
-    Args:
-        difference: r, (B, ...).
-        c: where it turns, a coordinate, in units of the data.
-
-    Returns:
-        (B,).
-
-    Example:
-        >>> pseudo_huber(c=0.0)(torch.tensor([[3.0, 4.0]])), pseudo_huber(c=1.0)(torch.zeros(1, 4))
-        (tensor([5.]), tensor([0.]))
-
-    Source: Song and Dhariwal, arXiv:2310.14189, section 3.3.
-    """
-    turn = c * difference[0].numel() ** 0.5
-    return (squared.fn(difference) + turn**2).sqrt() - turn
-
-
-@part
-def huber_each(difference: Tensor, *, c: float = 0.001) -> Tensor:
-    """The pseudo-Huber distance of each coordinate by itself, and their mean.
-
-    mean_j sqrt(r_j^2 + c^2) - c
-
-    Args:
-        difference: r, (B, ...).
-        c: where it turns, in units of the data.
-
-    Returns:
-        (B,).
-
-    Example:
-        >>> huber_each(c=0.0)(torch.tensor([[3.0, -5.0]]))
-        tensor([4.])
-
-    Source: Song and Dhariwal, arXiv:2310.14189, section 3.3, as latent models use it.
-    """
-    return ((difference.square() + c**2).sqrt() - c).flatten(1).mean(1)
-
+__all__ = ["consistency", "gap_weight", "reached", "reverse_consistency"]
 
 HUBER = pseudo_huber()
-
-# -- losses -----------------------------------------------------------------------------------------------------------
 
 
 def reached(player: Player, batch: Batch, told: bool = True) -> Tensor:
@@ -110,7 +43,7 @@ def reached(player: Player, batch: Batch, told: bool = True) -> Tensor:
     Returns:
         (B, ...).
 
-    Source: Kim et al., arXiv:2310.02279, equation 9; untold: Zheng et al., arXiv:2402.19159, section 4.1.
+    Source: Kim et al., arXiv:2310.02279, the decoder; untold: Zheng et al., arXiv:2402.19159, for one step.
     """
     s = batch.get("s", torch.zeros_like(batch.t))
     hidden = {name: column for name, column in batch.columns.items() if told or name != "s"}
@@ -141,12 +74,13 @@ def consistency(
 
     Example:
         >>> from types import SimpleNamespace
+        >>> from limbeck.parts.distance import squared
         >>> half = lambda batch, want: batch.x / 2  # where t = 1, it leads to x / 2
         >>> batch = Batch({"x": torch.ones(1, 2), "t": torch.ones(1), "near": torch.ones(1, 2), "r": torch.zeros(1)})
         >>> consistency(distance=squared())(SimpleNamespace(student=half, target=half), batch)
         tensor([0.5000])
 
-    Source: Song et al., arXiv:2303.01469, equations 7 and 10; with s: Kim et al., arXiv:2310.02279, equation 11.
+    Source: Song et al., arXiv:2303.01469, algorithms 2 and 3; with s: Kim et al., arXiv:2310.02279.
     """
     here = reached(players.student, batch, told)
     with torch.no_grad():
@@ -197,6 +131,6 @@ def gap_weight(players: Players, batch: Batch) -> Tensor:
         >>> gap_weight()(None, Batch({"t": torch.tensor([0.5]), "r": torch.tensor([0.0])}))
         tensor([1.])
 
-    Source: Song and Dhariwal, arXiv:2310.14189, equation 8.
+    Source: Song and Dhariwal, arXiv:2310.14189, the weight of levels.
     """
     return 1 / (batch.t / (1 - batch.t) - batch.r / (1 - batch.r))

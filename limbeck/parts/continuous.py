@@ -22,7 +22,7 @@ from torch import Tensor
 from limbeck.batch import Batch, Moment
 from limbeck.part import Expr, part
 from limbeck.parts.jvp import jvp
-from limbeck.parts.levels import lognormal_levels
+from limbeck.parts.levels import EDM_LEVELS
 from limbeck.parts.path import Path, from_rectified, to_rectified
 from limbeck.parts.states import like, noised
 from limbeck.players import Player, Players
@@ -31,6 +31,7 @@ __all__ = [
     "apart",
     "consistency_tangent",
     "continuous_consistency",
+    "coordinates",
     "inverse_noise",
     "level_states",
     "level_weighed",
@@ -38,8 +39,6 @@ __all__ = [
     "trig",
     "trig_velocity",
 ]
-
-EDM_LEVELS = lognormal_levels()
 
 
 def trig(sigma_data: float) -> Path:
@@ -52,7 +51,7 @@ def trig(sigma_data: float) -> Path:
         >>> path.time(torch.tensor([0.5])), path.sigma(torch.tensor([torch.pi / 2]))
         (tensor([0.7854]), tensor([0.5000]))
 
-    Source: Lu and Song, arXiv:2410.11081, equation 3.
+    Source: Lu and Song, arXiv:2410.11081, TrigFlow.
     """
     return Path(torch.cos, lambda u: sigma_data * torch.sin(u), lambda r: torch.atan(r / sigma_data))
 
@@ -72,7 +71,7 @@ def trig_velocity(player: Player, batch: Batch, x: Tensor, u: Tensor, sigma_data
     Returns:
         (B, ...).
 
-    Source: Chen et al., arXiv:2503.09641, equations 6 to 8.
+    Source: Chen et al., arXiv:2503.09641, the change from a flow model to TrigFlow.
     """
     there, t = to_rectified(trig(sigma_data), x, u)
     x0, eps = player(batch.with_(x=there, t=t), "x0", "eps")
@@ -84,14 +83,16 @@ def consistency_tangent(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The change of the student's consistency function along the teacher's trajectory.
 
-    g = -w(u) (d F - dx/du) - r (cos(u) sin(u) x + d dF), with w = cos^2(u), or cos(u) sqrt(1 - r^2 sin^2(u)) if eased
+    g = -cos^2(u) (d F - dx/du) - r (cos(u) sin(u) x + d dF); eased,
+    g = -cos(u) sqrt(1 - r^2 sin^2(u)) (d F - dx/du) - r cos(u) sin(u) x - d dF
 
     Args:
         players: student and teacher answer "x0" and "eps" on columns x, t.
         batch: the states, columns x and t.
         sigma_data: d.
-        warm: r, from 0 to 1: how much of the second term is in already.
-        eased: whether the first term starts at its full weight cos(u), and falls to cos^2(u) as r rises.
+        warm: r, from 0 to 1: how much of what may be unstable is in already.
+        eased: whether the first term starts at its full weight cos(u) and falls to cos^2(u) as r rises, with all of the
+            derivative from the start.
 
     Returns:
         The point (B, ...) and u (B,) on the trigonometric path, and g (B, ...); none of them with gradient.
@@ -99,7 +100,8 @@ def consistency_tangent(
     Raises:
         UnknownName: there is no player `teacher`.
 
-    Source: Lu and Song, arXiv:2410.11081, equation 6 and section 4.1; eased: Zheng et al., arXiv:2510.08431, code.
+    Source: Lu and Song, arXiv:2410.11081, section 5.1; eased: the code of Zheng et al., arXiv:2510.08431, where dF
+        counts in full from the start.
     """
     with torch.no_grad():
         x, u = from_rectified(trig(sigma_data), batch.x, batch.t)
@@ -111,7 +113,7 @@ def consistency_tangent(
 
         velocity, slope = jvp(student, (x, u), (cos * sin * field, torch.cos(u) * torch.sin(u)))
         share = cos * (1 - warm**2 * sin.square()).sqrt() if eased else cos.square()
-        return x, u, -share * (velocity - field) - warm * (cos * sin * x + slope)
+        return x, u, -share * (velocity - field) - warm * cos * sin * x - (slope if eased else warm * slope)
 
 
 @part
@@ -162,7 +164,7 @@ def continuous_consistency(
     Raises:
         UnknownName: there is no player `teacher`.
 
-    Source: Lu and Song, arXiv:2410.11081, algorithm 1.
+    Source: Lu and Song, arXiv:2410.11081, the training of sCM.
     """
     x, u, g = consistency_tangent(players, batch, sigma_data=sigma_data, warm=warm, eased=eased)
     g = g / (like(g.flatten(1).norm(dim=1), g) + soft)
@@ -188,11 +190,32 @@ def level_states(players: Players, batch: Batch, *, levels: Expr = EDM_LEVELS) -
         The batch with the state in x, its level in t, and the datum in `real`.
 
     Example:
-        >>> states = level_states(levels=lognormal_levels(std=0.0))(None, Batch({"x": torch.zeros(2, 3)}))
+        >>> from limbeck.parts.levels import logit_normal_levels
+        >>> states = level_states(levels=logit_normal_levels(mean=-1.2, std=0.0))(None, Batch({"x": torch.zeros(2, 3)}))
         >>> states.t, states.real.shape
         (tensor([0.2315, 0.2315]), torch.Size([2, 3]))
     """
     return noised(players, batch, batch.x, levels, "states").with_(real=batch.x)
+
+
+@part
+def coordinates(players: Players, batch: Batch) -> Tensor:
+    """The weight that makes a mean over coordinates their sum.
+
+    N
+
+    Args:
+        players: not asked.
+        batch: rows whose column x has the shape of a datum.
+
+    Returns:
+        (B,).
+
+    Example:
+        >>> coordinates()(None, Batch({"x": torch.zeros(1, 3, 4)}))
+        tensor([12.])
+    """
+    return torch.full((batch.size,), float(batch.x[0].numel()), dtype=batch.x.dtype, device=batch.device)
 
 
 @part

@@ -40,7 +40,7 @@ def reverse_kl(r: Tensor) -> Tensor:
     Returns:
         (...).
 
-    Source: Xu et al., arXiv:2502.15681, table 1.
+    Source: Xu et al., arXiv:2502.15681; the weight is that of its code.
     """
     return torch.ones_like(r)
 
@@ -61,7 +61,7 @@ def forward_kl(r: Tensor) -> Tensor:
         >>> forward_kl()(torch.tensor([2.0]))
         tensor([2.])
 
-    Source: Xu et al., arXiv:2502.15681, table 1.
+    Source: Xu et al., arXiv:2502.15681; the weight is that of its code.
     """
     return r * 1
 
@@ -78,7 +78,7 @@ def jeffreys(r: Tensor) -> Tensor:
     Returns:
         (...).
 
-    Source: Xu et al., arXiv:2502.15681, table 1.
+    Source: Xu et al., arXiv:2502.15681; the weight is that of its code.
     """
     return 1 + r
 
@@ -99,7 +99,7 @@ def jensen_shannon(r: Tensor) -> Tensor:
         >>> jensen_shannon()(torch.tensor([1.0]))
         tensor([0.5000])
 
-    Source: Xu et al., arXiv:2502.15681, table 1.
+    Source: Xu et al., arXiv:2502.15681; the weight is that of its code.
     """
     return r / (1 + r)
 
@@ -116,7 +116,7 @@ def squared_hellinger(r: Tensor) -> Tensor:
     Returns:
         (...).
 
-    Source: Xu et al., arXiv:2502.15681, table 1, without its constant.
+    Source: Xu et al., arXiv:2502.15681; the weight is that of its code, without the constant of f.
     """
     return r.sqrt()
 
@@ -133,7 +133,7 @@ def softened_reverse_kl(r: Tensor) -> Tensor:
     Returns:
         (...).
 
-    Source: Xu et al., arXiv:2502.15681, table 1.
+    Source: Xu et al., arXiv:2502.15681; the weight is that of its code.
     """
     return 1 / (1 + r)
 
@@ -150,7 +150,7 @@ def neyman(r: Tensor) -> Tensor:
     Returns:
         (...).
 
-    Source: Xu et al., arXiv:2502.15681, table 1, without its constant.
+    Source: Xu et al., arXiv:2502.15681; the weight is that of its code, without the constant of f.
     """
     return 1 / r
 
@@ -171,6 +171,6 @@ def pearson(r: Tensor) -> Tensor:
         >>> pearson()(torch.tensor([3.0]))
         tensor([9.])
 
-    Source: Wang et al., arXiv:2505.20755, section 3, without its constant.
+    Source: Wang et al., arXiv:2505.20755, without its constant.
     """
     return r.square()

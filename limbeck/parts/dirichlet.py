@@ -75,7 +75,7 @@ def toward_corner(rng: Rng, tokens: Tensor, alpha: Tensor, kinds: int) -> Tensor
     Raises:
         BadValue: a letter outside 0 .. K - 1.
 
-    Source: Stark et al., arXiv:2402.05841, equation 10; a beta variable with a whole parameter is such a product.
+    Source: Stark et al., arXiv:2402.05841, equation 14; a beta variable with a whole parameter is such a product.
     """
     if bool(((tokens < 0) | (tokens >= kinds)).any()):
         raise BadValue(f"letters must lie in 0 .. {kinds - 1}, got {int(tokens.min())} to {int(tokens.max())}")
@@ -111,7 +111,7 @@ def pull(b: Tensor, alpha: Tensor, kinds: int) -> Tensor:
         >>> round(float(pull(torch.full((), 0.5), alpha, 2)), 4)  # -b log(b) / (1 - b)
         0.6931
 
-    Source: Stark et al., arXiv:2402.05841, equation 13, where the derivative is a finite difference.
+    Source: Stark et al., arXiv:2402.05841, the conditional vector field, where the derivative is a finite difference.
     """
     if kinds < 2:
         raise BadValue(f"a letter needs two kinds at least, got {kinds}")
@@ -157,7 +157,7 @@ def dirichlet_states(players: Players, batch: Batch, *, scale: float = 2.0) -> B
     Raises:
         BadValue: a letter outside 0 .. K - 1.
 
-    Source: Stark et al., arXiv:2402.05841, algorithm 1.
+    Source: Stark et al., arXiv:2402.05841, the training of the classifier.
     """
     alpha = 1 + scale * _exponential(batch.rng, "level").view(-1)
     return batch.with_(x=toward_corner(batch.rng, batch.tokens, alpha, players.student.kinds), alpha=alpha)
@@ -176,7 +176,7 @@ def letters(players: Players, batch: Batch) -> Tensor:
     Returns:
         (B,).
 
-    Source: Stark et al., arXiv:2402.05841, equation 9.
+    Source: Stark et al., arXiv:2402.05841, the loss of the classifier.
     """
     logits = players.student(batch, "logits")
     return torch.nn.functional.cross_entropy(logits.transpose(1, 2), batch.tokens, reduction="none").mean(1)
@@ -197,7 +197,7 @@ def on_simplex(x: Tensor) -> Tensor:
         >>> on_simplex(torch.tensor([1.5, 0.5, -3.0]))
         tensor([1., 0., 0.])
 
-    Source: Wang and Carreira-Perpinan, arXiv:1309.1541, algorithm 1.
+    Source: Wang and Carreira-Perpinan, arXiv:1309.1541.
     """
     u = x.sort(-1, descending=True).values
     over = u.cumsum(-1) - 1
@@ -234,7 +234,7 @@ def flow_ends(player: Player, batch: Batch, x: Tensor, steps: int, top: float) -
     Returns:
         (B, T) letters.
 
-    Source: Stark et al., arXiv:2402.05841, equations 11 and 12.
+    Source: Stark et al., arXiv:2402.05841, the marginal vector field.
     """
     _positive(steps)
     levels = torch.linspace(1, top, steps).tolist()
@@ -270,7 +270,7 @@ def dirichlet_flow(players: Players, batch: Batch, *, steps: int = 100, top: flo
     Raises:
         UnknownName: the batch has no column `tokens`.
 
-    Source: Stark et al., arXiv:2402.05841, section 3.
+    Source: Stark et al., arXiv:2402.05841, the sampling of the flow.
     """
     return flow_ends(players.student, batch, _start(batch, players.student.kinds), steps, top)
 
@@ -291,7 +291,7 @@ def one_pass(players: Players, batch: Batch) -> Tensor:
     Raises:
         UnknownName: the batch has no column `tokens`.
 
-    Source: Stark et al., arXiv:2402.05841, section 3.4.
+    Source: Stark et al., arXiv:2402.05841, distillation.
     """
     return flow_ends(players.student, batch, _start(batch, players.student.kinds), 1, 1.0)
 
@@ -311,7 +311,7 @@ def flow_pairs(players: Players, batch: Batch, *, steps: int = 100, top: float =
     Returns:
         The batch with x (B, T, K), alpha = 1, and the letters in `tokens`.
 
-    Source: Stark et al., arXiv:2402.05841, section 3.4.
+    Source: Stark et al., arXiv:2402.05841, distillation.
     """
     x = _start(batch, players.teacher.kinds)
     tokens = flow_ends(players.teacher, batch, x, steps, top)
@@ -334,7 +334,7 @@ def straight_pairs(players: Players, batch: Batch, *, steps: int = 100) -> Batch
     Returns:
         The batch with x (B, T, K), alpha = 1, and the letters in `tokens`.
 
-    Source: Stark et al., arXiv:2402.05841, section 3.1.
+    Source: Stark et al., arXiv:2402.05841, the pitfalls of linear paths.
     """
     _positive(steps)
     start = x = _start(batch, players.teacher.kinds)

@@ -66,7 +66,7 @@ def inject(x: Tensor, g: Tensor) -> Tensor:
         >>> x.grad
         tensor([[ 3., -1.]])
 
-    Source: Poole et al., arXiv:2209.14988, appendix A.4, in the form used for images since.
+    Source: Poole et al., arXiv:2209.14988, whose gradient leaves the network out, in the form used for images since.
     """
     return 0.5 * (x - (x - g).detach()).square().flatten(1).sum(1)
 
@@ -88,7 +88,7 @@ def distribution_matching(players: Players, batch: Batch, *, levels: Expr = MIDD
     Raises:
         UnknownName: there is no player `critic`, or none `teacher`.
 
-    Source: Yin et al., arXiv:2405.14867, equation 1, with the normalisation of arXiv:2311.18828, equation 8.
+    Source: Yin et al., arXiv:2311.18828, equations 7 and 8; without its regression, arXiv:2405.14867.
     """
     x = players.student(batch, "x0")
     seen = noised(players, batch, x.detach(), levels, "matching")
@@ -120,7 +120,7 @@ def fake_denoising(
     Raises:
         UnknownName: there is no player `critic`.
 
-    Source: Karras et al., arXiv:2206.00364, table 1 (weight); Yin et al., arXiv:2311.18828, equation 6.
+    Source: Karras et al., arXiv:2206.00364 (weight); Yin et al., arXiv:2311.18828, the denoising loss.
     """
     x = players.student(batch, "x0").detach()
     seen = noised(players, batch, x, levels, "denoising")

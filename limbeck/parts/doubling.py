@@ -28,7 +28,7 @@ def doubling(at: Moment, *, start: float = 10.0, end: float = 1280.0) -> float:
         >>> [doubling(start=2.0, end=8.0)(Moment(k, 30)) for k in (0, 9, 10, 29)]
         [3.0, 3.0, 5.0, 9.0]
 
-    Source: Song and Dhariwal, arXiv:2310.14189, section 3.4 and table 1.
+    Source: Song and Dhariwal, arXiv:2310.14189, the exponential curriculum.
     """
     stages = math.log2(max(1, math.floor(end / start))) + 1
     interval = max(1, math.floor(at.steps / stages))

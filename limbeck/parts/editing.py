@@ -17,42 +17,14 @@ from torch import Tensor
 from limbeck.batch import Batch
 from limbeck.errors import BadValue
 from limbeck.part import Expr, part
+from limbeck.parts.guidance import guided
 from limbeck.parts.solver import euler, even
 from limbeck.players import Player, Players
 from limbeck.roles import frozen
 
-__all__ = ["conditioned", "flow_edit", "guided_velocity", "noise_edit", "retargeted"]
+__all__ = ["conditioned", "flow_edit", "noise_edit", "retargeted"]
 
 EULER, FIFTY = euler(), even(50)
-
-
-def guided_velocity(player: Player, batch: Batch, y: Tensor | None, scale: float) -> Tensor:
-    """The field of a class under guidance; one evaluation at a scale of 1, two at any other.
-
-    v(x, t, none) + w (v(x, t, y) - v(x, t, none))
-
-    Args:
-        player: answers "velocity" on columns x, t, y.
-        batch: the states.
-        y: (B,) the class; None for nets without classes.
-        scale: w.
-
-    Returns:
-        (B, ...).
-
-    Raises:
-        BadValue: a scale other than 1 for a net without classes, or without a class.
-
-    Source: Ho and Salimans, arXiv:2207.12598, equation 6, with w counted from 1.
-    """
-    with_class: Tensor = player(batch.with_() if y is None else batch.with_(y=y), "velocity")
-    if scale == 1:
-        return with_class
-    classes = int(getattr(player, "classes", 0) or 0)
-    if y is None or not classes:
-        raise BadValue(f"guidance by {scale:g} needs a net with classes and a class of every row")
-    without: Tensor = player(batch.with_(y=torch.full_like(y, classes)), "velocity")
-    return without + scale * (with_class - without)
 
 
 def conditioned(player: Player, y: Tensor | None, scale: float) -> Players:
@@ -74,7 +46,7 @@ def conditioned(player: Player, y: Tensor | None, scale: float) -> Players:
     """
 
     def answer(batch: Batch, want: frozenset[str]) -> dict[str, Any]:
-        return {"velocity": guided_velocity(player, batch, y, scale)}
+        return {"velocity": guided(player, batch if y is None else batch.with_(y=y), "velocity", scale)}
 
     return Players({"student": Player("conditioned", frozen(), answer=answer)})
 
@@ -136,21 +108,20 @@ def flow_edit(
         BadValue: fewer than one copy, or more steps left out or plain than there are.
         UnknownName: the batch has no column y, or none `target`.
 
-    Source: Kulikov et al., arXiv:2412.08629, algorithm 1.
+    Source: Kulikov et al., arXiv:2412.08629, and its code.
     """
-    y, wanted = batch["y"], batch["target"]
     steps = len(times) - 1
     if copies < 1 or min(skip, plain) < 0 or skip + plain > steps:
         had = f"got {copies}, {skip}, {plain}"
         raise BadValue(f"flow_edit needs copies >= 1, skip and plain >= 0 and skip + plain <= {steps} steps, {had}")
     x = z = batch.x
     for i, (t, s) in list(enumerate(pairwise(times)))[skip : steps - plain]:
-        z = z + (s - t) * _difference(players.student, batch, z, (t, i), copies, (y, source), (wanted, target))
+        z = z + (s - t) * _difference(players.student, batch, z, (t, i), copies, source, target)
     if plain:
         at = steps - plain
         z = (z - x) + _noised(batch, x, times[at], at)
         rest = torch.tensor(times[at:], dtype=z.dtype, device=z.device).expand(batch.size, -1)
-        z = EULER(conditioned(players.student, wanted, target), batch.with_(x=z, grid=rest))[-1]
+        z = EULER(conditioned(players.student, batch["target"], target), batch.with_(x=z, grid=rest))[-1]
     return batch.with_(x=z, real=x)
 
 
@@ -161,7 +132,7 @@ def _noised(batch: Batch, x: Tensor, t: float, *name: object) -> Tensor:
 
 def _difference(
     player: Player, batch: Batch, z: Tensor, at: tuple[float, int], copies: int,
-    src: tuple[Tensor, float], tar: tuple[Tensor, float],
+    source: float, target: float,
 ) -> Tensor:  # fmt: skip
     """What the two fields differ by, on the same noise, averaged over copies of it."""
     x, (t, step) = batch.x, at
@@ -169,8 +140,8 @@ def _difference(
     total = torch.zeros_like(x)
     for k in range(copies):
         here = _noised(batch, x, t, step, k)
-        there = guided_velocity(player, batch.with_(x=here + (z - x), t=level), *tar)
-        total = total + there - guided_velocity(player, batch.with_(x=here, t=level), *src)
+        there = guided(player, batch.with_(x=here + (z - x), t=level, y=batch["target"]), "velocity", target)
+        total = total + there - guided(player, batch.with_(x=here, t=level, y=batch["y"]), "velocity", source)
     return total / copies
 
 
@@ -200,7 +171,7 @@ def noise_edit(
     Raises:
         UnknownName: the batch has no column `target`.
 
-    Source: Meng et al., arXiv:2108.01073, algorithm 1, on this path.
+    Source: Meng et al., arXiv:2108.01073, on this path.
     """
     x = batch.x
     grid = torch.tensor(times, dtype=x.dtype, device=x.device).expand(batch.size, -1)

@@ -93,7 +93,7 @@ def expanded_divergence(
     Raises:
         UnknownName: there is no player `critic`, `teacher` or `head`.
 
-    Source: Wang et al., arXiv:2505.20755, theorem 3.2, with the weight of arXiv:2404.04057.
+    Source: Wang et al., arXiv:2505.20755, theorem 3.2, with the weight of arXiv:2404.04057, as in its code.
     """
     x = players.student(batch, "x0")
     seen = noised(players, batch, x, levels, "identity")

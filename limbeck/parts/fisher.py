@@ -69,7 +69,7 @@ def identity_gap(x: Tensor, real: Tensor, fake: Tensor, alpha: float) -> Tensor:
         >>> identity_gap(x, real, fake, 0.5)  # (|real - x|^2 - |fake - x|^2) / 2
         tensor([-4.])
 
-    Source: Zhou et al., arXiv:2404.04057, equation 23.
+    Source: Zhou et al., arXiv:2404.04057, the loss of the generator.
     """
     apart = real - fake
     return (apart * ((real - x) - alpha * apart)).flatten(1).sum(1)
@@ -95,7 +95,7 @@ def score_identity(players: Players, batch: Batch, *, levels: Expr = LOWER, alph
     Raises:
         UnknownName: there is no player `critic`, or none `teacher`.
 
-    Source: Zhou et al., arXiv:2404.04057, equations 23 and 24.
+    Source: Zhou et al., arXiv:2404.04057, the loss of the generator and its weight, as in its code.
     """
     x = players.student(batch, "x0")
     seen = noised(players, batch, x, levels, "identity")
@@ -120,7 +120,7 @@ def naive_fisher(players: Players, batch: Batch, *, levels: Expr = LOWER) -> Ten
     Raises:
         UnknownName: there is no player `critic`, or none `teacher`.
 
-    Source: Zhou et al., arXiv:2404.04057, equation 21.
+    Source: Zhou et al., arXiv:2404.04057, the loss that is shown to fail.
     """
     x = players.student(batch, "x0")
     seen = noised(players, batch, x, levels, "identity")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from limbeck.batch import Batch
 from limbeck.errors import BadValue
 from limbeck.part import Expr, part
+from limbeck.parts.distance import turned
 from limbeck.parts.path import Path
 from limbeck.parts.solver import EULER, even, solve
 from limbeck.parts.states import like
@@ -85,7 +86,7 @@ def straight_path(players: Players, batch: Batch, *, sigma_min: float = 1e-5) ->
     Raises:
         BadValue: sigma_min outside [0, 1).
 
-    Source: Lipman et al., arXiv:2210.02747, equation 20, with time reversed.
+    Source: Lipman et al., arXiv:2210.02747, the path of optimal transport, with time reversed.
     """
     if not 0 <= sigma_min < 1:
         raise BadValue(f"sigma_min must lie in [0, 1), got {sigma_min}")
@@ -102,25 +103,31 @@ def vp_linear(beta_min: float, beta_max: float) -> Path:
     a = exp(-T / 2), s = sqrt(1 - exp(-T)), T(u) = beta_min u + (beta_max - beta_min) u^2 / 2
 
     Args:
-        beta_min: the rate at the data.
-        beta_max: the rate at the noise.
+        beta_min: the rate at the data, above 0.
+        beta_max: the rate at the noise, at least beta_min.
 
     Returns:
         The path.
+
+    Raises:
+        BadValue: a rate that is not positive, or that falls.
 
     Example:
         >>> vp_linear(0.1, 20.0).alpha(torch.ones(1))
         tensor([0.0066])
 
-    Source: Song et al., arXiv:2011.13456, equation 33.
+    Source: Song et al., arXiv:2011.13456, the variance-preserving SDE.
     """
+    if not 0 < beta_min <= beta_max:
+        raise BadValue(f"the noise rate must be positive and not fall, got {beta_min:g} to {beta_max:g}")
     rise = beta_max - beta_min
 
     def spent(u: Tensor) -> Tensor:
         return beta_min * u + rise * u.square() / 2
 
     def time(r: Tensor) -> Tensor:
-        return ((beta_min**2 + 2 * rise * torch.log1p(r.square())).sqrt() - beta_min) / rise
+        spent_r = torch.log1p(r.square())
+        return 2 * spent_r / ((beta_min**2 + 2 * rise * spent_r).sqrt() + beta_min)  # the root, also where rise = 0
 
     return Path(lambda u: (-spent(u) / 2).exp(), lambda u: (-torch.expm1(-spent(u))).sqrt(), time)
 
@@ -140,7 +147,7 @@ def diffusion_path(players: Players, batch: Batch, *, beta_min: float = 0.1, bet
     Returns:
         The module.
 
-    Source: Lipman et al., arXiv:2210.02747, equation 18, with the rates of Song et al., arXiv:2011.13456.
+    Source: Lipman et al., arXiv:2210.02747, the path of diffusion, with the rates of Song et al., arXiv:2011.13456.
     """
     return OwnPath(vp_linear(beta_min, beta_max))
 
@@ -165,7 +172,7 @@ def path_states(players: Players, batch: Batch, *, least: float = 1e-5) -> Batch
     Raises:
         UnknownName: there is no player `path`.
 
-    Source: Lipman et al., arXiv:2210.02747, equation 14.
+    Source: Lipman et al., arXiv:2210.02747, the loss on a Gaussian path.
     """
     x0, own = batch.x, players.path
     u = least + (1 - least) * batch.rng.uniform("level").view(-1).to(x0.dtype)
@@ -197,17 +204,19 @@ def path_weight(players: Players, batch: Batch) -> Tensor:
 
 
 def _residual(players: Players, batch: Batch) -> Tensor:
-    return (players.student(batch, "velocity") - batch.velocity).flatten(1)  # type: ignore[no-any-return]
+    """What the student's velocity is off, (B, d); of a flow map on its diagonal."""
+    asked = batch.with_(s=batch.t) if "s" in batch else batch
+    return (players.student(asked, "velocity") - batch.velocity).flatten(1)  # type: ignore[no-any-return]
 
 
 @part
 def flow_matching(players: Players, batch: Batch) -> Tensor:
     """The student's velocity is the slope of the line through the state; on average over lines, the flow's.
 
-    |v(x_t, t) - (e - x0)|^2
+    |v(x_t, t) - (e - x0)|^2; of a flow map, v(x_t, t) = u(x_t, t, t)
 
     Args:
-        players: the student answers "velocity" on columns x, t.
+        players: the student answers "velocity" on columns x, t, and s if the batch has it.
         batch: states, with the slope in `velocity`.
 
     Returns:
@@ -216,7 +225,7 @@ def flow_matching(players: Players, batch: Batch) -> Tensor:
     Raises:
         UnknownName: the batch has no column `velocity`.
 
-    Source: Lipman et al., arXiv:2210.02747, equation 9; Liu et al., arXiv:2209.03003, equation 1.
+    Source: Lipman et al., arXiv:2210.02747, conditional flow matching; Liu et al., arXiv:2209.03003.
     """
     return _residual(players, batch).square().sum(1)
 
@@ -238,11 +247,11 @@ def huber_matching(players: Players, batch: Batch, *, c: float = 0.00054) -> Ten
     Raises:
         UnknownName: the batch has no column `velocity`.
 
-    Source: Lee et al., arXiv:2405.20320, section 4.2, with c of Song and Dhariwal, arXiv:2310.14189.
+    Source: Lee et al., arXiv:2405.20320, and its code, with c of Song and Dhariwal, arXiv:2310.14189.
     """
     r = _residual(players, batch)
     d = r.shape[1]
-    return ((r.square().sum(1) + (c * d) ** 2).sqrt() - c * d) / d
+    return turned(r.square().sum(1), c * d) / d
 
 
 # -- sampling ---------------------------------------------------------------------------------------------------------
@@ -289,7 +298,7 @@ def path_sample(players: Players, batch: Batch, *, solver: Expr = EULER, steps: 
     Raises:
         UnknownName: there is no player `path`.
 
-    Source: Lipman et al., arXiv:2210.02747, section 6.2.
+    Source: Lipman et al., arXiv:2210.02747, the comparison at few evaluations.
     """
     own = players.path.module
     assert isinstance(own, OwnPath)

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from limbeck.batch import Batch
 from limbeck.part import Expr, part
+from limbeck.parts.flow_matching import flow_matching
 from limbeck.parts.jvp import jvp
 from limbeck.parts.states import like
 from limbeck.players import Players
@@ -44,7 +45,6 @@ __all__ = [
     "on_diagonal",
     "semigroup",
     "triangle_states",
-    "velocity_matching",
 ]
 
 
@@ -116,7 +116,7 @@ def triangle_states(players: Players, batch: Batch, *, diagonal: float = 0.75) -
         >>> bool((states.s <= states.t).all()), 30 < int((states.s == states.t).sum()) < 70
         (True, True)
 
-    Source: Boffi et al., arXiv:2505.18825, algorithm 1, with time reversed.
+    Source: Boffi et al., arXiv:2505.18825, the training of the map, with time reversed.
     """
     x0, rng = batch.x, batch.rng
     noise = rng.normal("noise", *x0.shape[1:]).to(x0.dtype)
@@ -127,27 +127,6 @@ def triangle_states(players: Players, batch: Batch, *, diagonal: float = 0.75) -
 
 
 # -- conditions -------------------------------------------------------------------------------------------------------
-
-
-@part
-def velocity_matching(players: Players, batch: Batch) -> Tensor:
-    """On the diagonal the student is the velocity field: flow matching.
-
-    |u(x, t, t) - (e - x0)|^2
-
-    Args:
-        players: the student answers "velocity" on columns x, t, s.
-        batch: the states, with e - x0 in `velocity`.
-
-    Returns:
-        (B,).
-
-    Raises:
-        UnknownName: the batch has no column `velocity`.
-
-    Source: Lipman et al., arXiv:2210.02747, equation 9.
-    """
-    return _square(average_velocity(players, batch, batch.x, batch.t, batch.t) - batch.velocity)
 
 
 @part
@@ -224,7 +203,7 @@ def semigroup(players: Players, batch: Batch, *, low: float = 0.5, high: float =
         tensor([0., 0.])
 
     Source: Boffi et al., arXiv:2505.18825, progressive self-distillation; at the middle, Frans et al.,
-        arXiv:2410.12557, equation 4.
+        arXiv:2410.12557.
     """
     x, t, s = batch.x, batch.t, batch.s
     g = low + (high - low) * batch.rng.uniform("split").view(-1).to(t.dtype)
@@ -289,7 +268,7 @@ def log_weight(players: Players, batch: Batch, *, width: int = 32, waves: int = 
     return LogWeight(width, waves).to(batch.device)
 
 
-MATCHING, LAGRANGIAN = velocity_matching(), lagrangian()
+MATCHING, LAGRANGIAN = flow_matching(), lagrangian()
 
 
 def _weighed(players: Players, batch: Batch, loss: Expr, chosen: Tensor) -> Tensor:

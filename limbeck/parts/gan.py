@@ -34,7 +34,7 @@ class Head(nn.Module):
         >>> Head(4, 8, "features")({"features": torch.ones(2, 4)}, frozenset({"logit"}))["logit"].shape
         torch.Size([2])
 
-    Source: Yin et al., arXiv:2405.14867, section 4.3.
+    Source: Yin et al., arXiv:2405.14867, the GAN loss.
     """
 
     def __init__(self, features: int, width: int, source: str) -> None:
@@ -99,7 +99,7 @@ def gan_discriminator(players: Players, batch: Batch, *, levels: Expr = ALL) -> 
     Raises:
         UnknownName: there is no player `head`, or none `critic`.
 
-    Source: Goodfellow et al., arXiv:1406.2661, section 3; under noise: Wang et al., arXiv:2206.02262, equation 4.
+    Source: Goodfellow et al., arXiv:1406.2661; under noise: Wang et al., arXiv:2206.02262.
     """
     fake = _logit(players, batch, players.student(batch, "x0").detach(), levels, "gan fake")
     real = _logit(players, batch, batch.real, levels, "gan real")
@@ -123,6 +123,6 @@ def gan_generator(players: Players, batch: Batch, *, levels: Expr = ALL) -> Tens
     Raises:
         UnknownName: there is no player `head`, or none `critic`.
 
-    Source: Yin et al., arXiv:2405.14867, equation 4, in the non-saturating form of its code.
+    Source: Yin et al., arXiv:2405.14867, the GAN loss, in the non-saturating form of its code.
     """
     return softplus(-_logit(players, batch, players.student(batch, "x0"), levels, "gan fake"))

@@ -83,7 +83,7 @@ def generalised(players: Players, batch: Batch, *, order: int = 3) -> list[Tenso
         UnknownName: there is no player `solver`.
         BadValue: another order.
 
-    Source: Oganov et al., arXiv:2510.17699, section 3; the step: Lu et al., arXiv:2211.01095, algorithm 2.
+    Source: Oganov et al., arXiv:2510.17699, the generalised solver; the step: Lu et al., arXiv:2211.01095.
     """
     if order not in (1, 2, 3):
         raise BadValue(f"generalised has order 1, 2 or 3, got {order}")
@@ -132,7 +132,7 @@ def general(
     Raises:
         BadValue: fewer than two steps, times that do not fall, or less than no memory.
 
-    Source: Oganov et al., arXiv:2510.17699, section 3.
+    Source: Oganov et al., arXiv:2510.17699, equation 14 for the times.
     """
     if len(times) < 3 or any(s >= t for t, s in pairwise(times)) or memory < 0:
         raise BadValue(f"a general solver needs falling times of two steps or more, memory >= 0, got {times}, {memory}")
@@ -156,7 +156,7 @@ def end_regression(players: Players, batch: Batch, *, solver: Expr = THREE) -> T
     Raises:
         UnknownName: the batch has no column `end`.
 
-    Source: Oganov et al., arXiv:2510.17699, equation 9 (in latents).
+    Source: Oganov et al., arXiv:2510.17699, the distillation loss (in latents).
     """
     end = solver(players, planned_start(players, batch, batch.x))[-1]  # type: ignore[operator]
     return (end - batch.end).abs().flatten(1).mean(1)

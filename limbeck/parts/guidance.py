@@ -19,9 +19,9 @@ from limbeck.batch import Batch
 from limbeck.errors import BadValue
 from limbeck.part import part
 from limbeck.parts.states import like
-from limbeck.players import Players
+from limbeck.players import Player, Players
 
-__all__ = ["Guided", "dropped_labels", "guidance_scales"]
+__all__ = ["Guided", "dropped_labels", "guidance_scales", "guided"]
 
 LINEAR = frozenset({"velocity", "x0", "eps", "score"})
 
@@ -38,7 +38,7 @@ class Guided(nn.Module):
     Raises:
         BadValue: a net without classes.
 
-    Source: Ho and Salimans, arXiv:2207.12598, equation 6, with w counted from 1.
+    Source: Ho and Salimans, arXiv:2207.12598, with w counted from 1.
     """
 
     def __init__(self, net: nn.Module, scale: float) -> None:
@@ -65,6 +65,35 @@ class Guided(nn.Module):
         return out
 
 
+def guided(field: Player, batch: Batch, want: str, scale: float = 1.0) -> Tensor:
+    """What a field says of the class in y, pushed away from what it says of none; at a scale of 1 of the class alone.
+
+    v(x, t, none) + w (v(x, t, y) - v(x, t, none)); the same for x0, eps and score
+
+    Args:
+        field: answers on columns x, t, y.
+        batch: the states; y may be missing at a scale of 1.
+        want: "velocity", "x0", "eps" or "score".
+        scale: w.
+
+    Returns:
+        (B, ...).
+
+    Raises:
+        BadValue: a scale other than 1 for a field without classes, or without a class of every row.
+
+    Source: Ho and Salimans, arXiv:2207.12598, with w counted from 1.
+    """
+    with_class: Tensor = field(batch, want)
+    if scale == 1:
+        return with_class
+    classes = int(getattr(field, "classes", 0) or 0)
+    if not classes or "y" not in batch:
+        raise BadValue(f"guidance by {scale:g} needs a class of every row; player {field.name!r} has {classes} classes")
+    without: Tensor = field(batch.with_(y=torch.full_like(batch.y, classes)), want)
+    return without + scale * (with_class - without)
+
+
 @part
 def dropped_labels(players: Players, batch: Batch, *, share: float = 0.1) -> Batch:
     """Take the class from a share of the rows, so that one net learns the field of each class and of none.
@@ -82,7 +111,7 @@ def dropped_labels(players: Players, batch: Batch, *, share: float = 0.1) -> Bat
     Raises:
         BadValue: an unconditional student, or a class outside 0 .. K.
 
-    Source: Ho and Salimans, arXiv:2207.12598, algorithm 1.
+    Source: Ho and Salimans, arXiv:2207.12598, training with guidance.
     """
     classes = int(getattr(players.student, "classes", 0) or 0)
     if not classes:
@@ -114,6 +143,6 @@ def guidance_scales(players: Players, batch: Batch, *, low: float = 1.0, high: f
         >>> batch.w
         tensor([2., 2.])
 
-    Source: Meng et al., arXiv:2210.03142, algorithm 1.
+    Source: Meng et al., arXiv:2210.03142, the first of two stages.
     """
     return batch.with_(w=low + (high - low) * batch.rng.uniform("guidance").view(-1))

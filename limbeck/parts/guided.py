@@ -67,7 +67,7 @@ def guided_teacher(players: Players, batch: Batch, *, scale: float = 6.0) -> Vie
     Raises:
         BadValue: a scale other than 1 of a teacher without classes.
 
-    Source: Ho and Salimans, arXiv:2207.12598, equation 6, with w counted from 1.
+    Source: Ho and Salimans, arXiv:2207.12598, with w counted from 1.
     """
     return View(players.teacher, scale)
 
@@ -89,6 +89,6 @@ def guided_student(players: Players, batch: Batch, *, scale: float = 1.5) -> Vie
     Raises:
         BadValue: a scale other than 1 of a student without classes.
 
-    Source: Zheng et al., arXiv:2311.13443, equation 6.
+    Source: Zheng et al., arXiv:2311.13443, the guided vector field.
     """
     return View(players.student, scale)

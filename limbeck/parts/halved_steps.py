@@ -78,7 +78,7 @@ def shortcut(players: Players, batch: Batch, *, hold: float = 0.5) -> Tensor:
         >>> shortcut()(straight, halved_states()(None, Batch({"x": torch.zeros(2, 3)})))
         tensor([0., 0.])
 
-    Source: Cai et al., arXiv:2510.17858; the identity: Frans et al., arXiv:2410.12557, equation 4.
+    Source: Cai et al., arXiv:2510.17858; the identity: Frans et al., arXiv:2410.12557.
     """
     with torch.no_grad():
         target = (1 - hold) * _mean_velocity(players.fast, batch) + hold * _mean_velocity(players.slow, batch)

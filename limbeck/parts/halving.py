@@ -55,7 +55,7 @@ def cosine_levels(u: Tensor) -> Tensor:
         >>> cosine_levels(torch.tensor([0.0, 0.5, 1.0]))
         tensor([0.0000, 0.5000, 1.0000])
 
-    Source: Salimans and Ho, arXiv:2202.00512, section 2, for the path.
+    Source: Salimans and Ho, arXiv:2202.00512, for the path.
     """
     s, a = (math.pi / 2 * u).sin(), (math.pi / 2 * (1 - u)).sin()  # cos(pi / 2) is not 0 in floating point, sin(0) is
     return s / (s + a)
@@ -120,7 +120,7 @@ def ladder(players: Players, batch: Batch, *, start: int = 8192) -> Ladder:
     Raises:
         BadValue: fewer than two steps.
 
-    Source: Salimans and Ho, arXiv:2202.00512, section 5.2 (8192 steps on CIFAR-10, 1024 on larger pictures).
+    Source: Salimans and Ho, arXiv:2202.00512 (8192 steps on CIFAR-10, as in its code, 1024 on larger pictures).
     """
     if start < 2:
         raise BadValue(f"a teacher needs two steps or more to be halved, got start = {start}")
@@ -174,7 +174,7 @@ def landing_states(players: Players, batch: Batch, *, solver: Expr = EULER, step
         UnknownName: there is no player `ladder`, or none `teacher`.
         BadValue: fewer than one step of the teacher.
 
-    Source: Salimans and Ho, arXiv:2202.00512, algorithm 2.
+    Source: Salimans and Ho, arXiv:2202.00512, progressive distillation.
     """
     if steps < 1:
         raise BadValue(f"the teacher takes at least one step to one of the student, got steps = {steps}")
@@ -205,7 +205,7 @@ def landing_target(x: Tensor, landed: Tensor, t: Tensor, s: Tensor) -> Tensor:
         >>> landing_target(torch.ones(1, 1), torch.full((1, 1), 0.5), torch.tensor([0.5]), torch.tensor([0.0]))
         tensor([[0.5000]])
 
-    Source: Salimans and Ho, arXiv:2202.00512, appendix G.
+    Source: Salimans and Ho, arXiv:2202.00512, the target of progressive distillation.
     """
     keep = like(s / t, x)
     return (landed - keep * x) / (1 - keep)
@@ -227,7 +227,7 @@ def landing(players: Players, batch: Batch) -> Tensor:
     Raises:
         UnknownName: the batch has no column `landed`.
 
-    Source: Salimans and Ho, arXiv:2202.00512, algorithm 2.
+    Source: Salimans and Ho, arXiv:2202.00512, progressive distillation.
     """
     target = landing_target(batch.x, batch.landed, batch.t, batch.level)
     return (players.student(batch, "x0") - target).square().flatten(1).sum(1)
@@ -257,7 +257,7 @@ def truncated_weight(players: Players, batch: Batch) -> Tensor:
         >>> truncated_weight()(None, Batch({"t": torch.tensor([0.25, 1.0])}))
         tensor([9., 1.])
 
-    Source: Salimans and Ho, arXiv:2202.00512, section 4.
+    Source: Salimans and Ho, arXiv:2202.00512, the weights of the loss.
     """
     return _snr(batch).clamp(min=1)
 
@@ -280,6 +280,6 @@ def snr_weight(players: Players, batch: Batch, *, plus: float = 1.0) -> Tensor:
         >>> snr_weight()(None, Batch({"t": torch.tensor([0.25, 1.0])}))
         tensor([10.,  1.])
 
-    Source: Salimans and Ho, arXiv:2202.00512, section 4.
+    Source: Salimans and Ho, arXiv:2202.00512, the weights of the loss.
     """
     return _snr(batch) + plus

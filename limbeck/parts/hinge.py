@@ -81,7 +81,7 @@ class FrozenHeads(nn.Module):
         >>> heads(seen, frozenset({"logits"}))["logits"].shape
         torch.Size([2, 2])
 
-    Source: Sauer et al., arXiv:2403.12015, section 3.2.
+    Source: Sauer et al., arXiv:2403.12015, the discriminator.
     """
 
     def __init__(self, sizes: tuple[int, ...], taps: tuple[str, ...], width: int, classes: int) -> None:
@@ -146,7 +146,7 @@ def level_heads(
     Raises:
         UnknownName: the teacher does not answer a tap.
 
-    Source: Sauer et al., arXiv:2403.12015, section 3.2.
+    Source: Sauer et al., arXiv:2403.12015, the discriminator.
     """
     with torch.no_grad():
         level = torch.full((batch.size,), 0.5, dtype=batch.x.dtype, device=batch.device)
@@ -197,7 +197,7 @@ def hinge_discriminator(players: Players, batch: Batch, *, levels: Expr = HIGH) 
     Raises:
         UnknownName: there is no player `heads`, or no column `real`.
 
-    Source: Sauer et al., arXiv:2403.12015, section 3.2; the hinge: Lim and Ye, arXiv:1705.02894, equations 8 and 9.
+    Source: Sauer et al., arXiv:2403.12015; the hinge: Lim and Ye, arXiv:1705.02894.
     """
     x = players.student(batch, "x0").detach()
     fake = _judged(players, noised(players, batch, x, levels, "hinge fake"))
@@ -222,7 +222,7 @@ def hinge_generator(players: Players, batch: Batch, *, levels: Expr = HIGH) -> T
     Raises:
         UnknownName: there is no player `heads`.
 
-    Source: Sauer et al., arXiv:2403.12015, section 3.2; the hinge: Lim and Ye, arXiv:1705.02894, equation 9.
+    Source: Sauer et al., arXiv:2403.12015; the hinge: Lim and Ye, arXiv:1705.02894.
     """
     return -_judged(players, noised(players, batch, players.student(batch, "x0"), levels, "hinge fake")).mean(1)
 
@@ -244,7 +244,7 @@ def gradient_penalty(players: Players, batch: Batch, *, levels: Expr = HIGH) -> 
     Raises:
         UnknownName: there is no player `heads`, or no column `real`.
 
-    Source: Mescheder et al., arXiv:1801.04406, equation 9.
+    Source: Mescheder et al., arXiv:1801.04406, the R1 penalty.
     """
     with torch.enable_grad():
         seen = noised(players, batch, batch.real, levels, "hinge real")
@@ -272,7 +272,7 @@ def difference_penalty(players: Players, batch: Batch, *, levels: Expr = HIGH, s
     Raises:
         UnknownName: there is no player `heads`, or no column `real`.
 
-    Source: Lin et al., arXiv:2501.08316, section 3.4.
+    Source: Lin et al., arXiv:2501.08316, the approximated R1 penalty.
     """
     seen = noised(players, batch, batch.real, levels, "hinge real")
     e = batch.rng.normal("penalty", *seen.x.shape[1:]).to(seen.x.dtype)

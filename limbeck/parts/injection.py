@@ -120,7 +120,7 @@ def feature_edit(
         UnknownName: the net has no module of a path.
         BadValue: more steps than there are, or guidance for a net without classes.
 
-    Source: Wang et al., arXiv:2411.04746, section 3.3.
+    Source: Wang et al., arXiv:2411.04746, the sharing of features, and its code.
     """
     if not 0 <= kept < len(times):
         raise BadValue(f"features are kept in 0 to {len(times) - 1} steps, got kept = {kept}")

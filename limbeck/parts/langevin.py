@@ -70,7 +70,7 @@ def langevin_states(
         The batch with z in x, its level 1 in t, the target in `target`, |x - mu_real| in `scale` (B,), the datum in
         `real`.
 
-    Source: Xie et al., arXiv:2405.16852, algorithm 1 (reparametrised sampling, noise cancellation).
+    Source: Xie et al., arXiv:2405.16852, reparametrised sampling and noise cancellation.
     """
     shape, dtype = batch.x.shape[1:], batch.x.dtype
     t = levels(players, batch).to(dtype)  # type: ignore[operator]
@@ -107,7 +107,7 @@ def displacement_matching(players: Players, batch: Batch) -> Tensor:
     Raises:
         UnknownName: there is no column `target`.
 
-    Source: Xie et al., arXiv:2405.16852, equation 12, with the weight of arXiv:2311.18828, equation 8.
+    Source: Xie et al., arXiv:2405.16852, the M-step, with the weight of arXiv:2311.18828, equation 8.
     """
     x = players.student(batch, "x0")
     size = batch.scale.where(batch.scale > 0, 1.0) * x[0].numel()

@@ -112,7 +112,7 @@ def refined(players: Players, batch: Batch, *, loss: Expr = delta_denoising()) -
     Source: Park et al., arXiv:2310.02712, the editing of refined latents.
     """
     view = Player("refined scene", frozen(), answer=lambda rows, want: {w: refined_view(players, rows) for w in want})
-    return loss(Players({**players, "scene": view}), batch)  # type: ignore[operator,no-any-return]
+    return loss(players.replaced(scene=view), batch)  # type: ignore[operator,no-any-return]
 
 
 @part

@@ -144,7 +144,7 @@ def fit_lean(
     Raises:
         BadValue: fewer than one step for each, or a base that asks more often than once a step.
 
-    Source: Kim et al., arXiv:2309.16421, algorithm 1.
+    Source: Kim et al., arXiv:2309.16421, the fit of the parameters.
     """
     start, amounts = planned_start(players, batch), players.solver.lean
     with torch.no_grad():

@@ -15,14 +15,14 @@ from limbeck.batch import Batch
 from limbeck.part import part
 from limbeck.players import Players
 
-__all__ = ["grid_levels", "logit_normal_levels", "lognormal_levels", "u_shaped_levels"]
+__all__ = ["EDM_LEVELS", "grid_levels", "logit_normal_levels", "u_shaped_levels"]
 
 
 @part
 def logit_normal_levels(players: Players, batch: Batch, *, mean: float = 0.0, std: float = 1.0) -> Tensor:
     """Levels that crowd in the middle of the path, or where `mean` moves them.
 
-    log(t / (1 - t)) ~ N(mean, std^2)
+    log(t / (1 - t)) ~ N(mean, std^2); so sigma = t / (1 - t) is log-normal, with mean -1.2 and std 1.2 as in EDM
 
     Args:
         players: not asked.
@@ -37,33 +37,12 @@ def logit_normal_levels(players: Players, batch: Batch, *, mean: float = 0.0, st
         >>> logit_normal_levels(mean=0.0, std=0.0)(None, Batch({"x": torch.zeros(2, 1)}))
         tensor([0.5000, 0.5000])
 
-    Source: Esser et al., arXiv:2403.03206, equation 19.
+    Source: Esser et al., arXiv:2403.03206, logit-normal sampling; Karras et al., arXiv:2206.00364, for the noise.
     """
     return torch.sigmoid(mean + std * batch.rng.normal("level").view(-1))
 
 
-@part
-def lognormal_levels(players: Players, batch: Batch, *, mean: float = -1.2, std: float = 1.2) -> Tensor:
-    """The levels of EDM: the logarithm of the noise is normal. (On this path, a logit-normal with EDM's numbers.)
-
-    ln(sigma) ~ N(mean, std^2), t = sigma / (1 + sigma)
-
-    Args:
-        players: not asked.
-        batch: the rows.
-        mean: of ln(sigma), sigma in units of the data.
-        std: of ln(sigma).
-
-    Returns:
-        (B,).
-
-    Example:
-        >>> lognormal_levels(mean=0.0, std=0.0)(None, Batch({"x": torch.zeros(1, 1)}))
-        tensor([0.5000])
-
-    Source: Karras et al., arXiv:2206.00364, table 1.
-    """
-    return torch.sigmoid(mean + std * batch.rng.normal("level").view(-1))
+EDM_LEVELS = logit_normal_levels(mean=-1.2, std=1.2)
 
 
 @part
@@ -88,7 +67,7 @@ def u_shaped_levels(players: Players, batch: Batch, *, steepness: float = 4.0) -
         >>> bool(((t - 0.5).abs() > 0.25).float().mean() > 0.8)
         True
 
-    Source: Lee et al., arXiv:2405.20320, section 4.1.
+    Source: Lee et al., arXiv:2405.20320, the U-shaped distribution.
     """
     u = batch.rng.uniform("level").view(-1)
     t = torch.log1p(u * math.expm1(steepness)) / steepness

@@ -41,7 +41,7 @@ def low_rank_copy(players: Players, batch: Batch, *, rank: int = 64, alpha: floa
     Raises:
         BadValue: a teacher without linear or convolutional layers, or a rank below 1.
 
-    Source: Hu et al., arXiv:2106.09685, section 4.1; as a critic: Wang et al., arXiv:2305.16213, section 3.3.
+    Source: Hu et al., arXiv:2106.09685; as a critic: Wang et al., arXiv:2305.16213.
     """
     import peft  # recipes name this part: reading them needs no model library
 

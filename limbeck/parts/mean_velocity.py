@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from limbeck.batch import Batch
 from limbeck.part import Expr, part
 from limbeck.parts.flowmap import average_velocity, triangle_states
-from limbeck.parts.jvp import checked_step, difference, jvp
+from limbeck.parts.held import held_jvp
+from limbeck.parts.jvp import checked_step, difference
 from limbeck.parts.states import like
 from limbeck.players import Players
 
@@ -57,7 +58,7 @@ def mean_velocity(players: Players, batch: Batch) -> Tensor:
     Source: Geng et al., arXiv:2505.13447, equations 9 to 11.
     """
     x, t, s = batch.x, batch.t, batch.s
-    u, du = jvp(
+    u, du = held_jvp(
         lambda y, r: average_velocity(players, batch, y, r, s), (x, t), (batch.velocity.to(x), torch.ones_like(t))
     )
     return _regressed(batch, u, du)

@@ -47,6 +47,7 @@ class Mixture(nn.Module):
             raise Mismatch("student and teacher have different tokenizers, so their tokens cannot be mixed")
         self.student, self.teacher, self.share = student, teacher, share
         self.eos, self.pad, self.context = student.eos, student.pad, student.context
+        self.reads = tuple(getattr(student, "reads", ()))
         self.vocab: int = min(student.vocab, teacher.vocab)
         self.eval()
 

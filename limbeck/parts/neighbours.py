@@ -126,7 +126,7 @@ def rung_masses(times: Tensor, mean: float, std: float) -> Tensor:
         >>> rung_masses(torch.tensor([0.75, 0.5, 0.25]), 0.0, 1.0)
         tensor([0.5000, 0.5000])
 
-    Source: Song and Dhariwal, arXiv:2310.14189, table 1.
+    Source: Song and Dhariwal, arXiv:2310.14189, the discrete lognormal distribution.
     """
     below = torch.erf(((times / (1 - times)).log() - mean) / (2**0.5 * std))
     mass = below[:-1] - below[1:]
@@ -165,7 +165,7 @@ def ladder_step(
     Raises:
         BadValue: fewer than one rung.
 
-    Source: Song and Dhariwal, arXiv:2310.14189, table 1 and section 3.5.
+    Source: Song and Dhariwal, arXiv:2310.14189, the discrete lognormal distribution.
     """
     times = ladder(int(rungs), sigma_min, sigma_max, rho)
     below = rung_masses(times, mean, std).cumsum(0).to(batch.device)
@@ -230,7 +230,7 @@ def reach_below(players: Players, batch: Batch, *, segments: int = 1) -> Batch:
         >>> there.r, there.s[0], bool(there.s[1] < 0.4)
         (tensor([0.5000, 0.4000]), tensor(0.5000), True)
 
-    Source: Ren et al., arXiv:2404.13686, section 3.1; in one segment, Kim et al., arXiv:2310.02279.
+    Source: Ren et al., arXiv:2404.13686, trajectory segments; in one segment, Kim et al., arXiv:2310.02279.
     """
     if segments < 1:
         raise BadValue(f"reach_below.segments must be at least 1, got {segments}")

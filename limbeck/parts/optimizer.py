@@ -45,7 +45,7 @@ def adamw(
         >>> adamw(lr=0.1)([torch.zeros(2, requires_grad=True)]).param_groups[0]["lr"]
         0.1
 
-    Source: Loshchilov and Hutter, arXiv:1711.05101, algorithm 2.
+    Source: Loshchilov and Hutter, arXiv:1711.05101.
     """
     return AdamW(params, lr=lr, betas=betas, weight_decay=weight_decay, eps=eps, fused=True)
 
@@ -75,7 +75,7 @@ def adam(
         >>> adam(lr=0.1)([torch.zeros(2, requires_grad=True)]).param_groups[0]["weight_decay"]
         0
 
-    Source: Kingma and Ba, arXiv:1412.6980, algorithm 1.
+    Source: Kingma and Ba, arXiv:1412.6980.
     """
     return Adam(params, lr=lr, betas=betas, eps=eps, fused=True)
 

@@ -54,7 +54,7 @@ def teacher_path(
     Raises:
         BadValue: times that do not fall, fewer than one step, or an analytic step from t = 1.
 
-    Source: Zhou et al., arXiv:2409.19681, algorithm 1.
+    Source: Zhou et al., arXiv:2409.19681, the trajectories of the teacher, as in its code.
     """
     if len(times) < 2 or any(s >= t for t, s in pairwise(times)):
         raise BadValue(f"a path falls over two times or more, got {times}")
@@ -112,7 +112,7 @@ def one_step(players: Players, batch: Batch, *, step: int = 0, own: bool = True)
     Raises:
         BadValue: a step that the path does not have.
 
-    Source: Zhou et al., arXiv:2409.19681, equation 7.
+    Source: Zhou et al., arXiv:2409.19681, the loss of a step, as in its code.
     """
     if not 0 <= step < batch.grid.shape[1] - 1:
         raise BadValue(f"the path has steps 0 to {batch.grid.shape[1] - 2}, got step = {step}")
@@ -135,7 +135,7 @@ def all_steps(players: Players, batch: Batch) -> Tensor:
     Returns:
         (B,).
 
-    Source: Zhou et al., arXiv:2409.19681, equation 7, summed.
+    Source: Zhou et al., arXiv:2409.19681, the loss of a step, summed.
     """
     ends = _steps(players, batch, 0, batch.grid.shape[1])
     return torch.stack([_apart(end, batch.path[:, i + 1]) for i, end in enumerate(ends)]).sum(0)
@@ -158,7 +158,7 @@ def analytic_euler(players: Players, batch: Batch) -> list[Tensor]:
     Raises:
         BadValue: a first time of 1, at which nothing is left to be known of the datum.
 
-    Source: Dockhorn et al., arXiv:2210.05475, section 3; on this path.
+    Source: Dockhorn et al., arXiv:2210.05475, the analytical first step, on this path.
     """
     first = _analytic(batch)
     rest = _steps(players, batch.with_(x=first, grid=batch.grid[:, 1:]), 0, batch.grid.shape[1])

@@ -54,7 +54,7 @@ def independent_pairs(players: Players, batch: Batch) -> Batch:
         >>> independent_pairs()(None, Batch({"x": torch.zeros(2, 3)})).e.shape
         torch.Size([2, 3])
 
-    Source: Liu et al., arXiv:2209.03003, algorithm 1, before any reflow.
+    Source: Liu et al., arXiv:2209.03003, before any reflow.
     """
     return batch.with_(e=batch.rng.normal("e", *batch.x.shape[1:]).to(batch.x.dtype))
 
@@ -80,7 +80,7 @@ def sampled_pairs(
     Raises:
         BadValue: fewer than one copy.
 
-    Source: Liu et al., arXiv:2209.03003, algorithm 1.
+    Source: Liu et al., arXiv:2209.03003, reflow.
     """
     if copies < 1:
         raise BadValue(f"a row gives one pair or more, got copies = {copies}")
@@ -121,7 +121,7 @@ def inverted_pairs(players: Players, batch: Batch, *, solver: Expr = EULER, time
     Raises:
         BadValue: times that do not rise.
 
-    Source: Lee et al., arXiv:2405.20320, section 4.4.
+    Source: Lee et al., arXiv:2405.20320, pairs by inversion.
     """
     if times[0] >= times[-1]:
         raise BadValue(f"inversion goes from the datum up to the noise, got times from {times[0]} to {times[-1]}")
@@ -155,7 +155,7 @@ def straight_states(players: Players, batch: Batch, *, levels: Expr = ALL) -> Ba
         >>> there.x, there.velocity
         (tensor([[0.2500, 0.2500]]), tensor([[1., 1.]]))
 
-    Source: Liu et al., arXiv:2209.03003, equation 1, with time reversed.
+    Source: Liu et al., arXiv:2209.03003, with time reversed.
     """
     x0, e = batch.x, batch.e
     t = levels(players, batch).to(x0.dtype)  # type: ignore[operator]
@@ -202,6 +202,6 @@ def end_matching(players: Players, batch: Batch) -> Tensor:
     Raises:
         UnknownName: there is no column `real`.
 
-    Source: Luhman and Luhman, arXiv:2101.02388; Liu et al., arXiv:2309.06380, equation 6 with d the square.
+    Source: Luhman and Luhman, arXiv:2101.02388; Liu et al., arXiv:2309.06380, with the square for its distance.
     """
     return (players.student(batch, "x0") - batch.real).square().flatten(1).sum(1)

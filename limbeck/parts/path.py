@@ -105,7 +105,7 @@ def vp_table(alphas_cumprod: Tensor) -> Path:
         >>> path.time(torch.tensor([1.0])), path.alpha(torch.tensor([2.0]))
         (tensor([1.]), tensor([0.3162]))
 
-    Source: Ho et al., arXiv:2006.11239, equation 4.
+    Source: Ho et al., arXiv:2006.11239, the closed form of the forward process.
     """
     table = alphas_cumprod.detach().double()
     if table.ndim != 1 or len(table) < 2 or not ((table > 0) & (table < 1)).all() or not (table.diff() < 0).all():
@@ -200,7 +200,7 @@ def v_head(path: Path, t: Tensor) -> tuple[Tensor, Tensor]:
 def velocity_head(path: Path, t: Tensor) -> tuple[Tensor, Tensor]:
     """A net that predicts the velocity dx/dt of its path: p = a', q = s'. (`flow_prediction` in diffusers.)
 
-    Source: Lipman et al., arXiv:2210.02747, equation 15.
+    Source: Lipman et al., arXiv:2210.02747.
     """
     return path.slopes(t)
 
@@ -216,7 +216,7 @@ def edm_head(sigma_data: float = 0.5) -> Head:
     Returns:
         The head.
 
-    Source: Karras et al., arXiv:2206.00364, table 1.
+    Source: Karras et al., arXiv:2206.00364, the preconditioning of EDM.
     """
 
     def head(path: Path, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -142,7 +142,7 @@ def solved_ends(
     Raises:
         BadValue: fewer than two times, or times that rise.
 
-    Source: Oganov et al., arXiv:2510.17699, section 3.
+    Source: Oganov et al., arXiv:2510.17699, the samples of the teacher.
     """
     if len(times) < 2 or any(s >= t for t, s in pairwise(times)):
         raise BadValue(f"samples are drawn over falling times, two or more, got {times}")

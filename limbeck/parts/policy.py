@@ -23,6 +23,7 @@ from limbeck.kernels.fused import fused_sum, rows_of_chunk
 from limbeck.kernels.head import TokenHead
 from limbeck.kernels.surrogate import Surrogate
 from limbeck.part import Part, part
+from limbeck.parts.rollout import recalled_logp
 from limbeck.parts.token import exact_weight
 from limbeck.parts.transcript import answers, contains_answer, marks
 from limbeck.players import Player, Players
@@ -199,7 +200,9 @@ def logp_of_tokens(player: Player, batch: Batch) -> Tensor:
 def recorded(players: Players, batch: Batch) -> Batch:
     """Keep how likely the student finds the tokens now, before it learns from them.
 
-    logp_old_t = log q(y_t | y_<t)
+    logp_old_t = log q(y_t | y_<t), at temperature 1, as in the ratio of `clipped_surrogate`
+
+    What the student has just said it need not be asked again: `rollout` kept it, whatever temperature it sampled at.
 
     Args:
         players: `student`.
@@ -208,7 +211,8 @@ def recorded(players: Players, batch: Batch) -> Batch:
     Returns:
         The batch with `logp_old` (B, T), float32 or better; 0 where the mask is false.
     """
-    return batch.with_(logp_old=logp_of_tokens(players.student, batch))
+    known = recalled_logp(players.student, batch)
+    return batch.with_(logp_old=logp_of_tokens(players.student, batch) if known is None else known)
 
 
 @part

@@ -37,7 +37,7 @@ class GridFeatures(nn.Module):
         >>> GridFeatures(4, 8)(torch.zeros(5, 3)).shape
         torch.Size([5, 4])
 
-    Source: Sun et al., "Direct Voxel Grid Optimization", arXiv:2111.11215, section 3.
+    Source: Sun et al., "Direct Voxel Grid Optimization", arXiv:2111.11215.
     """
 
     def __init__(self, features: int, nodes: int) -> None:
@@ -63,7 +63,7 @@ class WaveFeatures(nn.Module):
         >>> WaveFeatures(4, 16, 2, 3)(torch.zeros(5, 3)).shape
         torch.Size([5, 4])
 
-    Source: Mildenhall et al., arXiv:2003.08934, equation 4.
+    Source: Mildenhall et al., arXiv:2003.08934, positional encoding.
     """
 
     frequencies: Tensor
@@ -93,7 +93,7 @@ class TensorFeatures(nn.Module):
         >>> TensorFeatures(4, 8, 16)(torch.zeros(5, 3)).shape
         torch.Size([5, 4])
 
-    Source: Chen et al., "TensoRF", arXiv:2203.09517, equation 1.
+    Source: Chen et al., "TensoRF", arXiv:2203.09517.
     """
 
     def __init__(self, features: int, rank: int, nodes: int) -> None:
@@ -147,7 +147,7 @@ class Radiance(nn.Module):
         >>> scene({"camera": torch.tensor([0, 1, 1])}, frozenset({"x0"}))["x0"].shape
         torch.Size([3, 3, 8, 8])
 
-    Source: Mildenhall et al., arXiv:2003.08934, equation 3.
+    Source: Mildenhall et al., arXiv:2003.08934, volume rendering.
     """
 
     cameras: Tensor

@@ -63,7 +63,7 @@ def mean_ratio(players: Players, batch: Batch, *, bins: int = 10) -> Staircase:
     Returns:
         The module.
 
-    Source: Xu et al., arXiv:2502.15681, section 4 (normalisation of the ratio).
+    Source: Xu et al., arXiv:2502.15681, the normalisation of the ratio, as in its code.
     """
     return Staircase(bins)
 
@@ -85,7 +85,7 @@ def ratio_of(logit: Tensor, low: float, high: float) -> Tensor:
         >>> ratio_of(torch.tensor([0.0, 99.0]), 0.1, 20.0)
         tensor([ 1., 20.])
 
-    Source: Xu et al., arXiv:2502.15681, section 4, with the bounds of its code.
+    Source: Xu et al., arXiv:2502.15681, the ratio of a discriminator, with the bounds of its code.
     """
     return logit.detach().clamp(-10.0, 10.0).exp().clamp(low, high)
 
@@ -134,7 +134,7 @@ def ratio_drift(
     Raises:
         UnknownName: there is no player `usual`, or none `head`.
 
-    Source: Xu et al., arXiv:2502.15681, section 4 (normalisation of the ratio).
+    Source: Xu et al., arXiv:2502.15681, the normalisation of the ratio, as in its code.
     """
     with torch.no_grad():
         seen = noised(players, batch, players.student(batch, "x0"), levels, "usual")
@@ -171,7 +171,7 @@ def f_matching(
     Raises:
         UnknownName: there is no player `critic`, `teacher` or `head`.
 
-    Source: Xu et al., arXiv:2502.15681, equation 7.
+    Source: Xu et al., arXiv:2502.15681, the gradient of an f-divergence, as in its code.
     """
     x = players.student(batch, "x0")
     seen = noised(players, batch, x.detach(), levels, "matching")

@@ -84,7 +84,7 @@ def paired_generator(players: Players, batch: Batch, *, solver: Expr = THREE) ->
     Raises:
         UnknownName: there is no player `critic`.
 
-    Source: Huang et al., arXiv:2501.05441, equation 1; with solvers: Oganov et al., arXiv:2510.17699, section 4.
+    Source: Huang et al., arXiv:2501.05441; with solvers: Oganov et al., arXiv:2510.17699.
     """
     fake, real = (players.critic(batch.with_(x=x), "logit") for x in (_ends(players, batch, solver), batch.end))
     return softplus(real - fake)
@@ -108,7 +108,7 @@ def paired_discriminator(players: Players, batch: Batch, *, solver: Expr = THREE
     Raises:
         UnknownName: there is no player `critic`.
 
-    Source: Huang et al., arXiv:2501.05441, equations 1 and 5.
+    Source: Huang et al., arXiv:2501.05441, the relativistic loss and both penalties.
     """
     with torch.no_grad():
         made = _ends(players, batch, solver)

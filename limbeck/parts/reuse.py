@@ -32,7 +32,7 @@ def reused_midpoint(players: Players, batch: Batch) -> list[Tensor]:
     Returns:
         n + 1 states, (B, ...) each.
 
-    Source: Deng et al., arXiv:2412.07517, algorithm 1.
+    Source: Deng et al., arXiv:2412.07517.
     """
     x, states, times = batch.x, [batch.x], batch.grid.to(batch.x.dtype).T
     w = players.student(batch.with_(x=x, t=times[0]), "velocity")

@@ -55,7 +55,7 @@ def step_log_density(player: Player, batch: Batch, x: Tensor, t: Tensor, there: 
     Returns:
         (B,).
 
-    Source: Miao et al., arXiv:2410.03190, section 3, with the mean of the public code.
+    Source: Miao et al., arXiv:2410.03190, with the mean of the public code.
     """
     x0 = player(batch.with_(x=x, t=t), "x0")
     return -(there - like(1 - s, x) * x0).square().flatten(1).mean(1) / (2 * s.square())
@@ -173,7 +173,7 @@ def sample_preference(players: Players, batch: Batch, *, levels: Expr = ON_GRID,
     Raises:
         UnknownName: there is no player `reference`, or no column `better`.
 
-    Source: Miao et al., arXiv:2410.03190, offline form; with all levels, Wallace et al., arXiv:2311.12908, equation 14.
+    Source: Miao et al., arXiv:2410.03190, offline form; with all levels, Wallace et al., arXiv:2311.12908.
     """
 
     def gain(x: Tensor) -> Tensor:

@@ -127,7 +127,7 @@ def scaled_midpoint(players: Players, batch: Batch) -> list[Tensor]:
     Raises:
         UnknownName: there is no player `solver`.
 
-    Source: Shaul et al., arXiv:2310.19075, equation 19.
+    Source: Shaul et al., arXiv:2310.19075, the second-order rule.
     """
     knots: Knots = players.solver(batch.with_(), "knots")
     states = [batch.x]
@@ -157,7 +157,7 @@ def scale_time(players: Players, batch: Batch, *, times: tuple[float, ...] = TEN
     Raises:
         BadValue: times that do not fall from 1 to 0.
 
-    Source: Shaul et al., arXiv:2310.19075, section 2.2 and appendix.
+    Source: Shaul et al., arXiv:2310.19075, scale-time transformations.
     """
     if times[0] != 1 or times[-1] != 0 or any(s >= t for t, s in pairwise(times)):
         raise BadValue(f"a change of time falls from 1 to 0, got times = {times}")
@@ -186,7 +186,7 @@ def exact_path(players: Players, batch: Batch, *, solver: Expr = THIRD, merge: i
     Raises:
         BadValue: fewer than one fine step.
 
-    Source: Shaul et al., arXiv:2310.19075, algorithm 2.
+    Source: Shaul et al., arXiv:2310.19075, the training of a solver.
     """
     start = planned_start(players, batch)
     path = solver(players, start.with_(grid=refined(start.grid, merge)))[::merge]  # type: ignore[operator]
@@ -213,7 +213,7 @@ def rmse_bound(players: Players, batch: Batch, *, lipschitz: float = 1.0) -> Ten
     Raises:
         UnknownName: the batch has no column `path`.
 
-    Source: Shaul et al., arXiv:2310.19075, equations 22 to 26; the growth of a midpoint step is derived here.
+    Source: Shaul et al., arXiv:2310.19075, the bound of the error; the growth of a midpoint step is derived here.
     """
     knots: Knots = players.solver(batch.with_(), "knots")
     moved = (knots.t[:, ::2] - batch.grid.detach()).to(batch.path.dtype)

@@ -100,7 +100,7 @@ def composite(alpha: Tensor, colour: Tensor) -> tuple[Tensor, Tensor]:
         >>> composite(torch.tensor([0.5, 1.0]), torch.tensor([[1.0], [3.0]]))
         (tensor([2.]), tensor(0.))
 
-    Source: Mildenhall et al., arXiv:2003.08934, equation 3.
+    Source: Mildenhall et al., arXiv:2003.08934, volume rendering.
     """
     through = torch.cumprod(1 - alpha, -1)
     before = torch.cat((torch.ones_like(through[..., :1]), through[..., :-1]), -1)
@@ -127,7 +127,7 @@ class Splats(nn.Module):
         >>> cloud({"camera": torch.tensor([0, 3, 1])}, frozenset({"x0"}))["x0"].shape
         torch.Size([3, 3, 8, 8])
 
-    Source: Kerbl et al., arXiv:2308.04079, equations 2 to 4, for round Gaussians under orthographic projection.
+    Source: Kerbl et al., arXiv:2308.04079, for round Gaussians under orthographic projection.
     """
 
     cameras: Tensor
@@ -204,7 +204,7 @@ def particles(players: Players, batch: Batch, *, count: int = 1, spread: float =
     Raises:
         BadValue: fewer than one.
 
-    Source: Wang et al., arXiv:2305.16213, section 3.2.
+    Source: Wang et al., arXiv:2305.16213, particles.
     """
     if count < 1:
         raise BadValue(f"particles needs a count of at least 1, got {count}")
@@ -226,7 +226,7 @@ def particle_views(players: Players, batch: Batch) -> Batch:
     Returns:
         The batch with the column `particle`.
 
-    Source: Wang et al., arXiv:2305.16213, algorithm 1.
+    Source: Wang et al., arXiv:2305.16213, the choice of a particle.
     """
     return batch.with_(particle=batch.rng.integers("particle", players.scene.particles).view(-1))
 

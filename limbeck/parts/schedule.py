@@ -53,7 +53,7 @@ def cosine(at: Moment, *, start: float = 1.0, end: float = 0.0, warmup: float = 
         >>> cosine(start=1.0, warmup=0.1)(Moment(step=0, steps=100))
         0.1
 
-    Source: Loshchilov and Hutter, arXiv:1608.03983, equation 5.
+    Source: Loshchilov and Hutter, arXiv:1608.03983, cosine annealing.
     """
     rising = warmup * at.steps
     if at.step + 1 < rising:

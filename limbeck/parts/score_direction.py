@@ -26,6 +26,7 @@ from limbeck.batch import Batch
 from limbeck.errors import BadValue
 from limbeck.part import Expr, part
 from limbeck.parts.distribution import inject
+from limbeck.parts.guidance import guided
 from limbeck.parts.path import vp_table
 from limbeck.parts.states import like
 from limbeck.players import Player, Players
@@ -34,8 +35,10 @@ __all__ = [
     "critic_denoising",
     "delta_denoising",
     "latent_levels",
+    "level_noise",
+    "level_weight",
     "noise_free",
-    "prompted",
+    "noised_at",
     "score_distillation",
     "unprompted",
     "variational_score",
@@ -64,7 +67,7 @@ def latent_levels(players: Players, batch: Batch, *, low: float = 0.02, high: fl
         >>> latent_levels(low=0.2, high=0.2)(None, Batch({"x": torch.zeros(1, 1)}))
         tensor([0.3637])
 
-    Source: Rombach et al., arXiv:2112.10752, table 15; the range: Poole et al., arXiv:2209.14988, section 3.1.
+    Source: Rombach et al., arXiv:2112.10752, and its configuration; the range: Poole et al., arXiv:2209.14988.
     """
     n = 1000 * (low + (high - low) * batch.rng.uniform("level").view(-1))
     ratio = LATENT.sigma(n) / LATENT.alpha(n)
@@ -72,31 +75,6 @@ def latent_levels(players: Players, batch: Batch, *, low: float = 0.02, high: fl
 
 
 ALL, EVERY = latent_levels(), latent_levels(low=0.0, high=0.999)
-
-
-def prompted(field: Player, seen: Batch, scale: float = 1.0) -> Tensor:
-    """The noise that a field sees under its prompt, pushed away from what it sees under none.
-
-    eps(none) + w (eps(y) - eps(none)); a scale of 1 asks for eps(y) alone
-
-    Args:
-        field: answers "eps" on columns x, t and its prompt y.
-        seen: the noised rows.
-        scale: w.
-
-    Returns:
-        (B, ...).
-
-    Raises:
-        BadValue: a scale other than 1 for a field without classes.
-
-    Source: Ho and Salimans, arXiv:2207.12598, equation 6, with w counted from 1.
-    """
-    eps: Tensor = field(seen, "eps")
-    if scale == 1:
-        return eps
-    none = unprompted(field, seen)
-    return none + scale * (eps - none)
 
 
 def unprompted(field: Player, seen: Batch, prompt: int = 0) -> Tensor:
@@ -123,21 +101,48 @@ def unprompted(field: Player, seen: Batch, prompt: int = 0) -> Tensor:
     return field(seen.with_(y=torch.full((seen.size,), classes - prompt, device=seen.device)), "eps")  # type: ignore[no-any-return]
 
 
-def _noise(players: Players, batch: Batch, levels: Expr, name: str = "score") -> tuple[Tensor, Tensor]:
-    """The level of each row, (B,), and its noise in the shape of a datum, (B, ...)."""
+def level_noise(players: Players, batch: Batch, levels: Expr, name: str = "score") -> tuple[Tensor, Tensor]:
+    """Draw for each row the level and the noise at which the scene is looked at.
+
+    Args:
+        players: those that the level part asks.
+        batch: the rows; x has the shape of a datum.
+        levels: a level part.
+        name: of the draw; two directions under one name see the same levels and noise.
+
+    Returns:
+        t (B,), and e in the shape of x.
+    """
     rng = batch.rng.fold(name)
     t = levels(players, replace(batch, rng=rng, memo={}))  # type: ignore[operator]
     return t, rng.normal("noise", *batch.x.shape[1:])
 
 
-def _at(batch: Batch, x: Tensor, t: Tensor, e: Tensor) -> Batch:
-    """The rows with x carried to level t by the noise e; nothing flows back."""
+def noised_at(batch: Batch, x: Tensor, t: Tensor, e: Tensor) -> Batch:
+    """The rows with something else in x, carried to level t by the noise e; nothing flows back to it.
+
+    x_t = (1 - t) x + t e
+
+    Args:
+        batch: the rows.
+        x: (B, ...).
+        t: (B,).
+        e: in the shape of x.
+
+    Returns:
+        The batch with x_t in `x` and the level in `t`, in the type of x.
+    """
     x, t = x.detach(), t.to(x.dtype)
     return batch.with_(x=(1 - like(t, x)) * x + like(t, x) * e.to(x.dtype), t=t)
 
 
-def _weight(t: Tensor, x: Tensor) -> Tensor:
-    """w_t, with the axes of x."""
+def level_weight(t: Tensor, x: Tensor) -> Tensor:
+    """How much a direction counts at each level: t^2 / ((1 - t)^2 + t^2), with the axes of x.
+
+    Example:
+        >>> level_weight(torch.tensor([0.5, 1.0]), torch.zeros(2, 3)).tolist()
+        [[0.5], [1.0]]
+    """
     return like(t.square() / ((1 - t).square() + t.square()), x)
 
 
@@ -159,12 +164,12 @@ def score_distillation(players: Players, batch: Batch, *, levels: Expr = ALL, sc
     Raises:
         BadValue: guidance from a teacher without classes.
 
-    Source: Poole et al., arXiv:2209.14988, equation 3.
+    Source: Poole et al., arXiv:2209.14988, the gradient of score distillation.
     """
     x = players.scene(batch, "x0")
-    t, e = _noise(players, batch, levels)
-    seen = _at(batch, x, t, e)
-    return inject(x, _weight(t, x) * (prompted(players.teacher, seen, scale) - e))
+    t, e = level_noise(players, batch, levels)
+    seen = noised_at(batch, x, t, e)
+    return inject(x, level_weight(t, x) * (guided(players.teacher, seen, "eps", scale) - e))
 
 
 @part
@@ -189,13 +194,13 @@ def variational_score(
         BadValue: guidance from a field without classes.
         UnknownName: there is no player `critic`.
 
-    Source: Wang et al., arXiv:2305.16213, equation 9.
+    Source: Wang et al., arXiv:2305.16213, the gradient of a particle, with the weight of its code.
     """
     x = players.scene(batch, "x0")
-    seen = _at(batch, x, *_noise(players, batch, levels))
+    seen = noised_at(batch, x, *level_noise(players, batch, levels))
     with torch.no_grad():
-        own = prompted(players.critic, seen, critic_scale)
-    return inject(x, _weight(seen.t, x) * (prompted(players.teacher, seen, scale) - own))
+        own = guided(players.critic, seen, "eps", critic_scale)
+    return inject(x, level_weight(seen.t, x) * (guided(players.teacher, seen, "eps", scale) - own))
 
 
 @part
@@ -215,11 +220,11 @@ def critic_denoising(players: Players, batch: Batch, *, levels: Expr = EVERY) ->
     Raises:
         UnknownName: there is no player `critic`.
 
-    Source: Wang et al., arXiv:2305.16213, equation 8.
+    Source: Wang et al., arXiv:2305.16213, the loss of the critic.
     """
     x = players.scene(batch, "x0")
-    t, e = _noise(players, batch, levels, "critic")
-    return (players.critic(_at(batch, x, t, e), "eps") - e).square().flatten(1).mean(1)
+    t, e = level_noise(players, batch, levels, "critic")
+    return (players.critic(noised_at(batch, x, t, e), "eps") - e).square().flatten(1).mean(1)
 
 
 @part
@@ -250,13 +255,13 @@ def noise_free(
     Raises:
         BadValue: a teacher without classes.
 
-    Source: Katzir et al., arXiv:2310.17590, section 4.
+    Source: Katzir et al., arXiv:2310.17590, equation 6.
     """
     x = players.scene(batch, "x0")
-    seen = _at(batch, x, *_noise(players, batch, levels))
+    seen = noised_at(batch, x, *level_noise(players, batch, levels))
     none, bad = unprompted(players.teacher, seen), unprompted(players.teacher, seen, negative)
     domain = none - bad * like(seen.t >= split, x)
-    return inject(x, _weight(seen.t, x) * (domain + scale * (prompted(players.teacher, seen) - none)))
+    return inject(x, level_weight(seen.t, x) * (domain + scale * (players.teacher(seen, "eps") - none)))
 
 
 @part
@@ -279,10 +284,10 @@ def delta_denoising(players: Players, batch: Batch, *, levels: Expr = ALL, scale
         UnknownName: the rows have no target.
         BadValue: guidance from a teacher without classes.
 
-    Source: Hertz et al., arXiv:2304.07090, equation 3; with a mask: Park et al., arXiv:2310.02712.
+    Source: Hertz et al., arXiv:2304.07090, the delta denoising score; with a mask: Park et al., arXiv:2310.02712.
     """
     x = players.scene(batch, "x0")
-    t, e = _noise(players, batch, levels)
-    aim, source = _at(batch.with_(y=batch.target), x, t, e), _at(batch, batch.x, t, e)
-    change = prompted(players.teacher, aim, scale) - prompted(players.teacher, source, scale)
-    return inject(x, _weight(t, x) * change * batch.get("region", 1.0))
+    t, e = level_noise(players, batch, levels)
+    aim, source = noised_at(batch.with_(y=batch.target), x, t, e), noised_at(batch, batch.x, t, e)
+    change = guided(players.teacher, aim, "eps", scale) - guided(players.teacher, source, "eps", scale)
+    return inject(x, level_weight(t, x) * change * batch.get("region", 1.0))

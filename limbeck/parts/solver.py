@@ -84,7 +84,7 @@ def shifted(steps: int, shift: float) -> tuple[float, ...]:
         >>> shifted(2, 3.0)
         (1.0, 0.75, 0.0)
 
-    Source: Esser et al., arXiv:2403.03206, equation 23.
+    Source: Esser et al., arXiv:2403.03206, the shift of levels with resolution.
     """
     return tuple(shift * u / (1 + (shift - 1) * u) for u in even(steps))
 
@@ -211,7 +211,7 @@ def euler(players: Players, batch: Batch) -> list[Tensor]:
     Returns:
         n + 1 states, (B, ...) each.
 
-    Source: Song et al., arXiv:2010.02502, equation 13.
+    Source: Song et al., arXiv:2010.02502, as a step of an ODE.
     """
     return _run(players, batch, _euler)
 
@@ -229,7 +229,7 @@ def heun(players: Players, batch: Batch) -> list[Tensor]:
     Returns:
         n + 1 states, (B, ...) each.
 
-    Source: Karras et al., arXiv:2206.00364, algorithm 1.
+    Source: Karras et al., arXiv:2206.00364, the deterministic sampler.
     """
     return _run(players, batch, _heun)
 
@@ -289,7 +289,7 @@ def dpm_multistep(players: Players, batch: Batch, *, order: int = 2) -> list[Ten
     Raises:
         BadValue: another order.
 
-    Source: Lu et al., arXiv:2211.01095, algorithm 2 and appendix A.
+    Source: Lu et al., arXiv:2211.01095, DPM-Solver++ multistep.
     """
     if order not in (1, 2, 3):
         raise BadValue(f"dpm_multistep has order 1, 2 or 3, got {order}")
@@ -336,7 +336,7 @@ def exponential_step(x: Tensor, past: list[tuple[Tensor, Tensor]], t: Tensor, s:
     Returns:
         (B, ...).
 
-    Source: Lu et al., arXiv:2211.01095, appendix A.
+    Source: Lu et al., arXiv:2211.01095, DPM-Solver++ of orders one to three.
     """
     end, (d0, start) = log_ratio(s), past[0]
     h = end - start

@@ -30,10 +30,8 @@ from limbeck.rng import Rng
 
 __all__ = ["Speculation", "expected_speedup", "expected_tokens", "speculate"]
 
-WASTE, NEAR = (
-    1.25,
-    16,
-)  # slots are closed up when a cache is so many times as wide as its longest row, and so much wider
+# slots are closed up when a cache is so many times as wide as its longest row, and so much wider
+WASTE, NEAR = 1.25, 16
 
 
 @dataclass

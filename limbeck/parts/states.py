@@ -71,7 +71,7 @@ def noised(players: Players, batch: Batch, x0: Tensor, levels: Expr, name: str) 
         >>> there.t, there.x.shape
         (tensor([0.5000, 0.5000, 0.5000, 0.5000]), torch.Size([4, 2]))
 
-    Source: Liu et al., "Flow Straight and Fast", arXiv:2209.03003, equation 1, with time reversed.
+    Source: Liu et al., "Flow Straight and Fast", arXiv:2209.03003, with time reversed.
     """
     rng = batch.rng.fold(name)
     t = levels(players, replace(batch, rng=rng, memo={})).to(x0.dtype)  # type: ignore[operator]

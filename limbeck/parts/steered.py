@@ -51,7 +51,7 @@ def steered(
     Raises:
         BadValue: a share outside [0, 1].
 
-    Source: Park et al., arXiv:2412.08871, equation 11 and algorithm 1.
+    Source: Park et al., arXiv:2412.08871, teacher guidance at the next level.
     """
     if not 0 <= share <= 1:
         raise BadValue(f"steered.share must lie in [0, 1], got {share}")

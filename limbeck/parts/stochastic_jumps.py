@@ -37,7 +37,7 @@ def renoise(x: Tensor, s: float, t: float, noise: Tensor) -> Tensor:
         >>> renoise(torch.ones(1, 2), 0.0, 0.75, torch.zeros(1, 2))
         tensor([[0.2500, 0.2500]])
 
-    Source: Ho et al., arXiv:2006.11239, equation 2, carried to this path.
+    Source: Ho et al., arXiv:2006.11239, the forward process, carried to this path.
     """
     keep = (1 - t) / (1 - s)
     return keep * x + max(0.0, t**2 - (keep * s) ** 2) ** 0.5 * noise
@@ -75,7 +75,7 @@ def jump_and_noise(
         >>> jump_and_noise(times=(1.0, 0.0))(towards_zero, Batch({"x": torch.ones(1, 2)}))
         tensor([[0., 0.]])
 
-    Source: Zheng et al., arXiv:2402.19159, algorithm 4, on this path.
+    Source: Zheng et al., arXiv:2402.19159, strategic stochastic sampling, on this path.
     """
     if not 0 <= gamma <= 1:
         raise BadValue(f"jump_and_noise.gamma must lie in [0, 1], got {gamma}")

@@ -36,7 +36,7 @@ def _narrowed(players: Players, batch: Batch, weight: Tensor, loss: Part, k: int
     view = copy(teacher)  # what its answers are remembered under must not be what the teacher's own are
     chooser = players.student if own else teacher
     view.name, view.wants, view.answer = f"{teacher.name} over {k} of {chooser.name}", {}, answer
-    game = Players({**players, "student": players.student, "teacher": view})
+    game = players.replaced(teacher=view)
     return loss.spec.fn(game, batch, weight, **loss.resolved(batch.at))
 
 

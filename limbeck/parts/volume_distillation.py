@@ -32,7 +32,7 @@ def random_rays(players: Players, batch: Batch) -> Batch:
     Returns:
         The batch with the column `ray` (B, 6): a point and a direction of length one.
 
-    Source: Fang et al., arXiv:2211.15977, section 3.
+    Source: Fang et al., arXiv:2211.15977, data from random poses.
     """
     ahead = normalize(batch.rng.normal("direction", 3), dim=1)
     right = normalize(torch.linalg.cross(ahead, batch.rng.normal("roll", 3)), dim=1)
@@ -131,6 +131,6 @@ def picture_matching(players: Players, batch: Batch) -> Tensor:
     Returns:
         (B,).
 
-    Source: Mildenhall et al., arXiv:2003.08934, equation 6.
+    Source: Mildenhall et al., arXiv:2003.08934, the loss of rendered rays.
     """
     return (players.student(batch, "x0") - batch.x).square().flatten(1).mean(1)

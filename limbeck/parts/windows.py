@@ -49,7 +49,7 @@ def window_states(
     Raises:
         BadValue: borders that do not fall, or fewer than two.
 
-    Source: Yan et al., arXiv:2405.07510, algorithm 1.
+    Source: Yan et al., arXiv:2405.07510, the training of a piecewise flow.
     """
     if len(borders) < 2 or any(lo >= hi for hi, lo in pairwise(borders)):
         raise BadValue(f"the borders of windows must fall, two or more of them, got {borders}")
@@ -82,7 +82,7 @@ def add_delta(players: Players, batch: Batch, state: dict[str, Any]) -> tuple[di
     Raises:
         Mismatch: `other` has other names or shapes of weights.
 
-    Source: Yan et al., arXiv:2405.07510, section 3.3.
+    Source: Yan et al., arXiv:2405.07510, the difference of weights as a plug-in.
     """
     now, then, other = (players[name].module.state_dict() for name in ("student", "origin", "other"))  # type: ignore[union-attr]
     if odd := [k for k, v in now.items() if k not in other or other[k].shape != v.shape]:

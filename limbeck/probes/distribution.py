@@ -19,6 +19,8 @@ from limbeck.data import Source
 from limbeck.part import Expr, part
 from limbeck.parts.states import few_step
 from limbeck.players import Players
+from limbeck.probes.modes import nearest_mode
+from limbeck.probes.rows import first_rows
 from limbeck.rng import Rng
 
 __all__ = [
@@ -48,9 +50,7 @@ def sampled(players: Players, data: Mapping[str, Source], draw: Expr, rows: int)
     Returns:
         Samples (N, D) in float64, and the rows that they are compared with.
     """
-    index = torch.arange(min(rows, len(data["test"])))
-    where = next((p.device for player in players.values() for p in player.params), index.device)
-    truth = Batch(data["test"].take(index), rng=Rng(("probe",), index)).to(where)
+    truth = first_rows(players, data, rows)
     with torch.no_grad():
         samples = draw(players, truth)  # type: ignore[operator]
     return samples.flatten(1).double(), truth
@@ -129,7 +129,7 @@ def gaussian_mmd(x: Tensor, y: Tensor, bandwidth: float) -> float:
         >>> round(gaussian_mmd(torch.zeros(3, 1), torch.full((3, 1), 100.0), 1.0), 4)
         1.4142
 
-    Source: Gretton et al., "A kernel two-sample test", 2012, equation 5.
+    Source: Gretton et al., "A kernel two-sample test", 2012.
     """
 
     def k(a: Tensor, b: Tensor) -> float:
@@ -164,7 +164,7 @@ def mmd(
     Raises:
         UnknownName: the test split has no column x.
 
-    Source: Gretton et al., "A kernel two-sample test", 2012, equation 5.
+    Source: Gretton et al., "A kernel two-sample test", 2012.
     """
     x, truth = sampled(players, data, draw, rows)
     return gaussian_mmd(x, truth.x.flatten(1).double(), bandwidth)
@@ -219,16 +219,6 @@ def energy_distance(players: Players, data: Mapping[str, Source], *, draw: Expr 
     return energy_gap(x, truth.x.flatten(1).double())
 
 
-def _nearest(x: Tensor, y: Tensor, mode: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Per sample its nearest mode and whether it is within 3 standard deviations; per mode its due mass."""
-    member = torch.nn.functional.one_hot(mode).to(y)
-    count = member.sum(0)
-    means = member.T @ y / count[:, None]
-    std = ((y - means[mode]).square().mean(1) @ member / count).sqrt()
-    distance, nearest = torch.cdist(x, means).min(1)
-    return nearest, distance <= 3 * std[nearest], count / count.sum()
-
-
 @part(higher=True)
 def mode_recall(
     players: Players,
@@ -238,7 +228,7 @@ def mode_recall(
     rows: int = 10_000,
     share: float = 0.2,
 ) -> float:
-    """The part of the modes that the samples have found.
+    """The part of the modes that the samples have found, among those that the data have rows of.
 
     mean_k [mass of the samples within 3 std of mode k >= share * mass of the data in mode k]
 
@@ -256,7 +246,7 @@ def mode_recall(
         UnknownName: the test split has no column x, or none `mode`.
     """
     x, truth = sampled(players, data, draw, rows)
-    nearest, near, due = _nearest(x, truth.x.flatten(1).double(), truth.mode)
+    nearest, near, _, due = nearest_mode(x, truth.x.flatten(1).double(), truth.mode)
     held = torch.bincount(nearest[near], minlength=len(due)) / len(x)
     return float((held >= share * due).double().mean())
 
@@ -280,4 +270,4 @@ def mode_quality(players: Players, data: Mapping[str, Source], *, draw: Expr = O
         UnknownName: the test split has no column x, or none `mode`.
     """
     x, truth = sampled(players, data, draw, rows)
-    return float(_nearest(x, truth.x.flatten(1).double(), truth.mode)[1].double().mean())
+    return float(nearest_mode(x, truth.x.flatten(1).double(), truth.mode)[1].double().mean())

@@ -12,18 +12,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from limbeck.batch import Batch
 from limbeck.data import Source
 from limbeck.part import part
 from limbeck.players import Players
 from limbeck.probes.distribution import energy_gap
+from limbeck.probes.rows import first_rows
 
 __all__ = ["class_distance", "displacement", "inversion_error", "target_accuracy"]
-
-
-def _first(data: Mapping[str, Source], edited: str, rows: int) -> Batch:
-    """The first of the edited rows."""
-    return Batch(data[edited].take(torch.arange(min(rows, len(data[edited])))))
 
 
 def _root(gap: Tensor) -> float:
@@ -48,9 +43,9 @@ def displacement(players: Players, data: Mapping[str, Source], *, edited: str = 
     Raises:
         UnknownName: the rows have no column `real`.
 
-    Source: Kulikov et al., arXiv:2412.08629, section 4.
+    Source: Kulikov et al., arXiv:2412.08629.
     """
-    batch = _first(data, edited, rows)
+    batch = first_rows(players, data, rows, edited)
     return _root(batch.x - batch.real)
 
 
@@ -74,10 +69,10 @@ def inversion_error(
     Raises:
         UnknownName: the rows have no column `noise`, or there is no player `oracle`.
 
-    Source: Wang et al., arXiv:2411.04746, section 3.2; the exact flow takes the place of a reconstruction.
+    Source: Wang et al., arXiv:2411.04746; the exact flow takes the place of a reconstruction.
     """
-    batch = _first(data, edited, rows)
-    level = torch.zeros(batch.size, dtype=batch.x.dtype)
+    batch = first_rows(players, data, rows, edited)
+    level = batch.x.new_zeros(batch.size)
     exact = players.oracle(batch.with_(x=batch.real, t=level, s=level + 1), "flow_map")
     return _root(batch.noise - exact)
 
@@ -104,7 +99,7 @@ def class_distance(
 
     Source: Székely and Rizzo, "Energy statistics", 2013.
     """
-    made, real = _first(data, edited, rows), _first(data, "test", rows)
+    made, real = (first_rows(players, data, rows, split) for split in (edited, "test"))
     gaps = [
         energy_gap(*(b.x[label == c].flatten(1).double() for b, label in ((made, made.target), (real, real.y))))
         for c in made.target.unique()
@@ -132,8 +127,8 @@ def target_accuracy(
     Raises:
         UnknownName: the rows have no column `target`, or there is no player `oracle`.
     """
-    batch = _first(data, edited, rows)
-    level = torch.zeros(batch.size, dtype=batch.x.dtype)
+    batch = first_rows(players, data, rows, edited)
+    level = batch.x.new_zeros(batch.size)
     asked = [batch.with_(t=level, y=torch.full_like(batch.target, c)) for c in range(players.oracle.classes)]
     log_BC = torch.stack([players.oracle(seen, "log_density") for seen in asked], 1)
     return float((log_BC.argmax(1) == batch.target).double().mean())

@@ -72,7 +72,7 @@ def endpoint_error(
     Raises:
         UnknownName: a player that a sampler asks is not there.
 
-    Source: Shaul et al., arXiv:2310.19075, equation 5, without the division by the dimension.
+    Source: Shaul et al., arXiv:2310.19075, the error at the end, without the division by the dimension.
     """
     found, there = (sampled(players, data, sampler, rows)[0] for sampler in (draw, reference))
     return float((found - there).square().sum(1).mean().sqrt())

@@ -12,8 +12,10 @@ Shapes: N samples, D coordinates; data of any shape are flattened.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,20 +27,62 @@ from limbeck.parts.states import few_step, noised, uniform_levels
 from limbeck.players import Players
 from limbeck.rng import Rng
 
-__all__ = ["advice", "alarms", "critic_excess", "kernel_floor", "mean_drift", "score_gap", "spread_drift", "watched"]
+__all__ = [
+    "advice",
+    "alarms",
+    "believed",
+    "critic_excess",
+    "drawn_once",
+    "faults",
+    "kernel_floor",
+    "mean_drift",
+    "score_gap",
+    "spread_drift",
+    "watched",
+]
 
 ONE_STEP, MIDDLE = few_step(), uniform_levels(low=0.3, high=0.9)
 LEAST = 1e-12  # a student that has collapsed onto a point leaves no floor
-LIMITS = {"critic excess": 0.3, "mean drift": 0.15, "spread drift": 0.5}
+FASTER = "give it more updates a step (`times` of its phase) or a higher rate, or the student a lower one"
+BLOCK = 64  # pictures at a time
+LIMITS = {"critic excess": 0.3, "critic lag": 0.1, "mean drift": 0.15, "spread drift": 0.5, "contrast drift": 0.5}
+MANY = 200  # rows from which on limits need no allowance for chance
+_kept: dict[str, Any] = {}  # the latest samples: the probes of one evaluation share them
+
+
+def drawn_once(players: Players, data: Mapping[str, Source], draw: Expr, rows: int) -> tuple[Tensor, Batch]:
+    """Samples of the student, and the rows whose noise they have; drawn again only once somebody has learnt.
+
+    Args:
+        players: the student that is sampled.
+        data: the test split has a column x.
+        draw: the sampler.
+        rows: how many, at most.
+
+    Returns:
+        (N, ...) in the shape of a datum, and N rows of the test split.
+    """
+    # optimisers that are fused leave the version counters of weights as they were
+    plain = draw, rows, [float(w.detach().double().sum()) for p in players.values() for w in p.params]
+    same = "plain" in _kept and _kept["players"] is players and _kept["test"] is data["test"]
+    if not same or _kept["plain"] != plain:
+        _kept.update(plain=plain, players=players, test=data["test"], drawn=_drawn(players, data, draw, rows))
+    drawn: tuple[Tensor, Batch] = _kept["drawn"]
+    return drawn
 
 
 def _drawn(players: Players, data: Mapping[str, Source], draw: Expr, rows: int) -> tuple[Tensor, Batch]:
-    """Samples of the student, in their shape, and the rows of the test split whose noise they have."""
     index = torch.arange(min(rows, len(data["test"])))
     where = next((p.device for player in players.values() for p in player.params), index.device)
     truth = Batch(data["test"].take(index), rng=Rng(("probe",), index)).to(where)
     with torch.no_grad():
-        return draw(players, truth), truth  # type: ignore[operator]
+        return torch.cat([draw(players, block) for block in _blocks(truth)]), truth  # type: ignore[operator]
+
+
+def _blocks(batch: Batch) -> list[Batch]:
+    """The rows, few at a time where they are pictures."""
+    few = batch.size if batch.x.ndim < 3 else BLOCK
+    return [batch.rows(slice(i, i + few)) for i in range(0, batch.size, few)]
 
 
 def kernel_floor(x: Tensor, t: Tensor, seen: Tensor, others: Tensor) -> float:
@@ -69,14 +113,36 @@ def _denoised(
     players: Players, data: Mapping[str, Source], draw: Expr, levels: Expr, rows: int
 ) -> tuple[Tensor, Tensor, Tensor, float]:
     """Half of the samples, the critic's and the teacher's belief of them (N, D) in float64, and the floor."""
-    drawn, truth = _drawn(players, data, draw, rows)
+    drawn, _ = drawn_once(players, data, draw, rows)
+    flat, fake, real, seen = believed(players, data, draw, levels, rows)
+    others = drawn[len(drawn) // 2 :].flatten(1).double()
+    return flat, fake, real, kernel_floor(flat, seen.t.double(), seen.x.flatten(1).double(), others)
+
+
+def believed(
+    players: Players, data: Mapping[str, Source], draw: Expr, levels: Expr, rows: int
+) -> tuple[Tensor, Tensor, Tensor, Batch]:
+    """What critic and teacher make of the student's samples under noise.
+
+    Args:
+        players: the student that is sampled; `critic` and `teacher` answer "x0".
+        data: the test split has a column x.
+        draw: the sampler.
+        levels: a level part.
+        rows: how many samples, at most; half of them are noised.
+
+    Returns:
+        The samples, the critic's and the teacher's belief of them, (N, D) in float64, and the noised states.
+    """
+    drawn, truth = drawn_once(players, data, draw, rows)
     half = len(drawn) // 2
     x, batch = drawn[:half], truth.rows(slice(0, half))
     with torch.no_grad():
         seen = noised(players, batch, x, levels, "game")
-        fake, real = (players[who](seen, "x0") for who in ("critic", "teacher"))
-    flat, fake, real, there, others = (v.flatten(1).double() for v in (x, fake, real, seen.x, drawn[half:]))
-    return flat, fake, real, kernel_floor(flat, seen.t.double(), there, others)
+        blocks = _blocks(seen)
+        fake, real = (torch.cat([players[who](b, "x0") for b in blocks]) for who in ("critic", "teacher"))
+    flat, fake, real = (v.flatten(1).double() for v in (x, fake, real))
+    return flat, fake, real, seen
 
 
 @part
@@ -151,7 +217,7 @@ def mean_drift(players: Players, data: Mapping[str, Source], *, draw: Expr = ONE
     Raises:
         UnknownName: the test split has no column x.
     """
-    drawn, truth = _drawn(players, data, draw, rows)
+    drawn, truth = drawn_once(players, data, draw, rows)
     x, y = drawn.flatten(1).double(), truth.x.flatten(1).double()
     return float((x.mean(0) - y.mean(0)).norm() / y.var(0).sum().sqrt())
 
@@ -174,7 +240,7 @@ def spread_drift(players: Players, data: Mapping[str, Source], *, draw: Expr = O
     Raises:
         UnknownName: the test split has no column x.
     """
-    drawn, truth = _drawn(players, data, draw, rows)
+    drawn, truth = drawn_once(players, data, draw, rows)
     x, y = drawn.flatten(1).double(), truth.x.flatten(1).double()
     return float((x.var(0).sum() / y.var(0).sum()).log())
 
@@ -183,7 +249,7 @@ def advice(figures: Mapping[str, float]) -> list[str]:
     """What is wrong with a game, and what to do.
 
     Args:
-        figures: "critic excess", "score gap", "mean drift", "spread drift"; those that are missing are not judged.
+        figures: those that `faults` reads; those that are missing are not judged.
 
     Returns:
         A line for each thing that is wrong; none if all is well.
@@ -192,24 +258,48 @@ def advice(figures: Mapping[str, float]) -> list[str]:
         >>> advice({"critic excess": 0.1, "spread drift": -0.9})[0].split(":")[0]
         'the samples have 41% of the variance of the data'
     """
+    return [line for _, line in faults(figures).values()]
+
+
+def faults(figures: Mapping[str, float], rows: int = MANY) -> dict[str, tuple[float, str]]:
+    """What is wrong with a game, by how much, and what to do.
+
+    Args:
+        figures: "critic excess", "critic lag", "score gap", "mean drift", "spread drift", "contrast drift".
+        rows: that they were measured on; with few of them they must be further off.
+
+    Returns:
+        The figure that is off to its size and a line.
+    """
+    wide = max(1.0, (MANY / max(1, rows)) ** 0.5)
+
+    def off(name: str) -> float:
+        """How far a figure is beyond its limit, on either side."""
+        value = figures.get(name, 0.0)
+        return math.copysign(max(0.0, abs(value) - wide * LIMITS[name]), value)
+
     excess, gap = figures.get("critic excess", 0.0), figures.get("score gap", 1.0)
-    mean, spread = figures.get("mean drift", 0.0), figures.get("spread drift", 0.0)
-    behind = excess > LIMITS["critic excess"]
-    share = torch.tensor(spread).exp().item()
-    lines = {
-        f"the critic is behind the student, its loss {excess:.0%} above the floor: give it more updates a step "
-        "(`times` of its phase) or a higher rate, or the student a lower one": behind,
-        f"critic and teacher differ by {gap:.2g}, less than the critic errs ({excess:.2g}): the student follows noise; "
-        "stop here, or let the rates fall": not behind and 0.02 < gap < excess,
-        f"the mean of the samples is {mean:.2f} deviations from that of the data: compare the student's x0 with the "
-        "teacher's at high noise; move the levels of the loss towards noise, or lower the student's rate":
-            mean > LIMITS["mean drift"],
-        f"the samples have {share:.0%} of the variance of the data: modes are being lost; lower the guidance of the "
-        "teacher, or add a term that keeps them (a consistency tangent, pairs, data)": spread < -LIMITS["spread drift"],
-        f"the samples have {share:.0%} of the variance of the data: they burst; lower the student's rate, or clip its "
-        "gradient": spread > LIMITS["spread drift"],
+    share, contrast = (math.exp(min(50.0, figures.get(f"{name} drift", 0.0))) for name in ("spread", "contrast"))
+    behind = max(off("critic excess"), off("critic lag"))
+    said = {
+        "critic excess": (off("critic excess"), f"the critic is behind the student, its loss {excess:.0%} above the "
+            f"floor: {FASTER}"),
+        "critic lag": (off("critic lag"), "the critic is behind the student, it denoises the student's samples worse "
+            f"than the teacher does: {FASTER}"),
+        "score gap": (excess if behind <= 0 and 0.02 < gap < excess else 0.0, f"critic and teacher differ by {gap:.2g},"
+            f" less than the critic errs ({excess:.2g}): the student follows noise; stop here, or let the rates fall"),
+        "mean drift": (off("mean drift"), f"the mean of the samples is {figures.get('mean drift', 0.0):.2f} deviations "
+            "from that of the data: compare the student's x0 with the teacher's at high noise; move the levels of the "
+            "loss towards noise, or lower the student's rate"),
+        "narrow": (-off("spread drift"), f"the samples have {share:.0%} of the variance of the data: modes are being "
+            "lost; lower the guidance of the teacher, or add a term that keeps them (a consistency tangent, pairs, "
+            "data)"),
+        "wide": (off("spread drift"), f"the samples have {share:.0%} of the variance of the data: they burst; lower "
+            "the student's rate, or clip its gradient"),
+        "flat": (-off("contrast drift"), f"the pictures have {contrast:.0%} of the contrast of the data: they tend to "
+            "one colour; lower the student's rate, and ask the teacher without guidance"),
     }  # fmt: skip
-    return [line for line, wrong in lines.items() if wrong]
+    return {name: found for name, found in said.items() if found[0] > 0}
 
 
 @part

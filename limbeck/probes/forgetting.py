@@ -50,7 +50,7 @@ def still_drawn(
     Source: the unlearning accuracy of Chen et al., arXiv:2409.11219, is 1 less this; here the nearest datum judges.
     """
     x, truth = sampled(players, data, draw, rows)
-    asked = (truth.y[:, None] == torch.tensor(classes)).any(1)
+    asked = (truth.y[:, None] == torch.tensor(classes, device=truth.y.device)).any(1)
     if not asked.any():
         raise BadValue(f"the test split has no row of the classes {classes}")
     nearest = torch.cdist(x[asked], truth.x.flatten(1).double()).argmin(1)

@@ -15,6 +15,7 @@ from limbeck.parts.solver import ode_sample
 from limbeck.parts.states import few_step
 from limbeck.players import Players
 from limbeck.probes.distribution import sampled, sliced_wasserstein
+from limbeck.probes.modes import nearest_mode
 from limbeck.rng import Rng
 
 __all__ = ["class_purity", "class_w2", "sampler_gap"]
@@ -42,13 +43,9 @@ def class_purity(players: Players, data: Mapping[str, Source], *, draw: Expr = O
     """
     x, truth = sampled(players, data, draw, rows)
     y, real = truth.y, truth.x.flatten(1).double()
-    member = torch.nn.functional.one_hot(truth.mode).to(x)
-    count = member.sum(0)
-    means = member.T @ real / count[:, None]
-    std = ((real - means[truth.mode]).square().mean(1) @ member / count).sqrt()
-    labels = torch.zeros_like(count, dtype=y.dtype).scatter(0, truth.mode, y)
-    distance, nearest = torch.cdist(x, means).min(1)
-    return float(((distance <= 3 * std[nearest]) & (labels[nearest] == y)).double().mean())
+    nearest, near, member, share = nearest_mode(x, real, truth.mode)
+    labels = torch.zeros_like(share, dtype=y.dtype).scatter(0, member, y)
+    return float((near & (labels[nearest] == y)).double().mean())
 
 
 @part

@@ -10,13 +10,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from limbeck.batch import Batch
 from limbeck.data import Source
 from limbeck.part import Expr, part
 from limbeck.parts.latent_editing import refined_view
 from limbeck.parts.scene import rendered
 from limbeck.players import Players
 from limbeck.probes.distribution import sampled
+from limbeck.probes.modes import mode_means
+from limbeck.probes.rows import first_rows, placed
 
 __all__ = [
     "drawn_accuracy",
@@ -52,17 +53,14 @@ def spread_error(players: Players, data: Mapping[str, Source], *, draw: Expr = S
     """
     x, truth = sampled(players, data, draw, rows)
     real = truth.x.flatten(1).double()
-    due = torch.nn.functional.one_hot(truth.mode).double()
-    means = due.T @ real / due.sum(0)[:, None]
-    nearest = torch.cdist(x, means).argmin(1)
+    nearest = torch.cdist(x, mode_means(real, truth.mode)[0]).argmin(1)
     return abs(1 - _within(x, nearest) / _within(real, truth.mode))
 
 
 def _within(x: Tensor, mode: Tensor) -> float:
     """The root mean square distance of samples from the mean of their mode."""
-    member = torch.nn.functional.one_hot(mode).to(x)
-    means = member.T @ x / member.sum(0).clamp(min=1)[:, None]
-    return float((x - means[mode]).square().sum(1).mean().sqrt())
+    means, member, _ = mode_means(x, mode)
+    return float((x - means[member]).square().sum(1).mean().sqrt())
 
 
 @part(higher=True)
@@ -158,12 +156,12 @@ def psnr(players: Players, data: Mapping[str, Source], *, player: str = "student
         UnknownName: no such player.
     """
     rows = torch.arange(len(data["test"]))
-    error = torch.zeros((), dtype=torch.float64)
+    errors = []
     with torch.no_grad():
         for chunk in rows.split(512):
-            truth = Batch(data["test"].take(chunk))
-            error += (players[player](truth, "x0") - truth.x).double().square().flatten(1).mean(1).sum()
-    return float(10 * (peak**2 * len(rows) / error).log10())
+            truth = placed(players, data["test"], chunk)
+            errors.append((players[player](truth, "x0") - truth.x).double().square().flatten(1).mean(1).sum())
+    return float(10 * (peak**2 * len(rows) / torch.stack(errors).sum()).log10())
 
 
 @part
@@ -184,7 +182,7 @@ def edit_error(players: Players, data: Mapping[str, Source], *, inside: bool = T
     Raises:
         UnknownName: the test split lacks a column.
     """
-    truth = Batch(data["test"].take(torch.arange(len(data["test"]))))
+    truth = first_rows(players, data)
     with torch.no_grad():
         seen = refined_view(players, truth) if "refiner" in players else players.scene(truth, "x0")
         counts = inside * truth.region + outside * (1 - truth.region)
@@ -193,14 +191,12 @@ def edit_error(players: Players, data: Mapping[str, Source], *, inside: bool = T
 
 def _distances(players: Players, data: Mapping[str, Source]) -> Tensor:
     """How far each particle is from each object over all cameras, root mean square, (P, K)."""
-    truth = Batch(data["test"].take(torch.arange(len(data["test"]))))
-    n, objects = players.scene.particles, torch.nn.functional.one_hot(truth.mode).double()
-    rows = []
+    truth, gaps = first_rows(players, data), []
     with torch.no_grad():
-        for i in range(n):
+        for i in range(players.scene.particles):
             seen = players.scene(truth.with_(particle=torch.full_like(truth.mode, i)), "x0")
-            rows.append((seen - truth.x).double().square().flatten(1).mean(1) @ objects / objects.sum(0))
-    return torch.stack(rows).sqrt()
+            gaps.append((seen - truth.x).double().square().flatten(1).mean(1))
+    return mode_means(torch.stack(gaps, 1), truth.mode)[0].T.sqrt()
 
 
 @part

@@ -96,7 +96,7 @@ def word_divergence(
     Raises:
         UnknownName: the test split has no column `tokens`.
 
-    Source: the diversity that arXiv:2402.05841, table 1, measures by a KL divergence, here over words.
+    Source: the diversity that arXiv:2402.05841 measures by a KL divergence, here over words.
     """
     tokens, truth = sampled_letters(players, data, draw, rows)
     kinds = int(max(tokens.max(), truth.tokens.max())) + 1

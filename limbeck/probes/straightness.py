@@ -49,7 +49,7 @@ def curvature(players: Players, data: Mapping[str, Source], *, steps: int = 32, 
     Raises:
         UnknownName: the test split has no column x.
 
-    Source: Liu et al., arXiv:2209.03003, equation 4.
+    Source: Liu et al., arXiv:2209.03003, the measure of straightness.
     """
     x = _trajectories(players, data, steps, rows)
     slopes = -steps * (x[:, 1:] - x[:, :-1])
@@ -74,7 +74,7 @@ def transport_cost(players: Players, data: Mapping[str, Source], *, steps: int =
     Raises:
         UnknownName: the test split has no column x.
 
-    Source: Liu et al., arXiv:2209.03003, theorem 3.5, for the square.
+    Source: Liu et al., arXiv:2209.03003, for the square.
     """
     x = _trajectories(players, data, steps, rows)
     return float((x[:, 0] - x[:, -1]).square().sum(1).mean())

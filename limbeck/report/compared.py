@@ -20,9 +20,14 @@ from limbeck.report.words import interval, number, p_value, seconds
 from limbeck.run import write_atomically
 from limbeck.significance import student_t
 
-__all__ = ["headline", "summary", "write_comparison"]
+__all__ = ["READ", "headline", "summary", "write_comparison"]
 
 SEEDS = "Intervals: 95%, Student's t over seeds. Tests: two-sided, Student's t on the differences of paired seeds."
+READ = (
+    "Filled: a number of steps that it was made for, at its own levels. Hollow: another, at even steps, to see what is "
+    "lost. What learnt its steps, or stops above the data, is read at its own alone. One evaluation is one pass of the "
+    "net for one sample."
+)
 LIKELY = 0.05
 REFERENCES = {"teacher": "teacher", "before": "untrained student"}
 
@@ -110,8 +115,7 @@ def _sections(found: Comparison) -> Iterator[Section]:
         note = "A dot is a seed, a line the mean, a band its 95% interval. For a slide, compare.svg holds all pictures."
         yield Section("Seed by seed", [Para(note), Figures(drawn, file="compare.svg")])
     if curved := _curves(found):
-        note = "Each recipe by its own sampler at even steps; one evaluation is one pass of the net for one sample."
-        yield Section("Quality against evaluations", [Para(note), Figures(curved)])
+        yield Section("Quality against evaluations", [Para(READ), Figures(curved)])
     if scattered := _scatters(found):
         note = "Samples of the first run, over the density of the bed's own data (steps hold 30%, 70% and 99% of them)."
         yield Section("Samples", [Para(note), Figures(scattered)])
@@ -162,7 +166,7 @@ def _curves(found: Comparison) -> list[Plot]:
     )
     says = f"{probe} by evaluations a sample, means over seeds: {means}"
     title = f"{probe} against evaluations"
-    return [Plot(title, plots.lines(title, says, series, "evaluations a sample"), says)]
+    return [Plot(title, plots.lines(title, says, series, "evaluations a sample", found.made), says)]
 
 
 def _scatters(found: Comparison) -> list[Plot]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -148,31 +148,70 @@ def curve(title: str, says: str, points: Sequence[tuple[int, float]]) -> Markup:
     return _svg(title, says, body)
 
 
-def lines(title: str, says: str, series: Mapping[str, Mapping[int, Interval]], xlabel: str) -> Markup:
+def lines(
+    title: str,
+    says: str,
+    series: Mapping[str, Mapping[int, Interval]],
+    xlabel: str,
+    made: Mapping[str, Collection[int]] | None = None,
+) -> Markup:
     """Draw several curves over doubling numbers, each with its name at its end; the axis of values is logarithmic.
 
     Args:
         title: the figure's name.
         says: what it says in words.
-        series: who to number to value and interval; the values are positive, the numbers at least 1.
+        series: who to number to value and interval, the numbers at least 1; what is not above 0 lies on the lower edge.
         xlabel: what the numbers count.
+        made: who to the numbers that it was made for, whose marks are filled; those of all others are hollow.
     """
     numbers = sorted({n for points in series.values() for n in points})
-    values = [v.value for points in series.values() for v in points.values()]
-    low, high = min(values), max(values)
-    if low == high:
-        low, high = low / 2, high * 2
+    every = [v for points in series.values() for v in points.values()]
+    values = [v.value for v in every if v.value > 0] or [1.0]
+    low, high = min(values), max(values + [v.high for v in every if v.high is not None])
+    if low >= high:
+        low, high = low / 2, low * 2
     x = _scale(numbers[0], max(numbers[-1], 2 * numbers[0]), LEFT, RIGHT - 80, True)
-    y = _scale(low, high, BOTTOM, TOP, True)
-    body = _axes(x, y, numbers, [v for v in ticks(low, high) if v > 0], xlabel)
+    inside = _scale(low, high, BOTTOM - 4, TOP, True)
+
+    def y(value: float) -> float:
+        return inside(min(high, max(low, value)))
+
+    body = _axes(x, y, numbers, _rungs(low, high), xlabel)
     ends = _apart([(who, y(points[max(points)].value)) for who, points in series.items()])
     for i, (who, points) in enumerate(series.items()):
         kind = "teacher" if who == "teacher" else f"after series{i % 4}"
         spots = [(x(n), y(points[n].value)) for n in sorted(points)]
         body += f'<polyline class="{kind} line" points="{_line(spots)}"/>'
-        body += "".join(f'<circle class="{kind}" cx="{a:.1f}" cy="{b:.1f}" r="3"/>' for a, b in spots)
+        body += "".join(_whisker(x(n), v, y, kind) for n, v in points.items())
+        for n, (a, b) in zip(sorted(points), spots, strict=True):
+            hollow = "" if made is None or n in made.get(who, ()) else " hollow"
+            body += f'<circle class="{kind.split()[0]}{hollow}" cx="{a:.1f}" cy="{b:.1f}" r="3.5"/>'
         body += f'<text class="ink" x="{spots[-1][0] + 6:.1f}" y="{ends[who] + 4:.1f}">{escape(who[:14])}</text>'
     return _svg(title, says, body)
+
+
+def _whisker(at: float, of: Interval, y: Scale, kind: str) -> str:
+    """The interval of a point, upright."""
+    if of.low is None or of.high is None:
+        return ""
+    return (
+        f'<line class="{kind.split()[0]} thin" x1="{at:.1f}" x2="{at:.1f}" y1="{y(of.low):.1f}" y2="{y(of.high):.1f}"/>'
+    )
+
+
+def _rungs(low: float, high: float) -> list[float]:
+    """Round numbers of a logarithmic axis, six at most.
+
+    Example:
+        >>> _rungs(1.4, 115), _rungs(1.4, 1500)
+        ([2.0, 5.0, 10.0, 20.0, 50.0, 100.0], [10.0, 100.0, 1000.0])
+    """
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for digits in ((1, 2, 5), (1,)):
+        found = [v for v in (float(f"{d}e{k}") for k in powers for d in digits) if low <= v <= high]
+        if len(found) <= 6:
+            break
+    return found[:: math.ceil(len(found) / 6)] or [low, high]
 
 
 def _apart(places: Sequence[tuple[str, float]], gap: float = 13) -> dict[str, float]:

@@ -45,7 +45,7 @@ def sections(record: Record) -> list[Section]:
     exam = record.exam or Examination()
     slices = exam.by_slice()
     every = [
-        Section("In short", short(exam, slices)),
+        Section("In short", [*short(exam, slices), *_alarms(record.run)]),
         Section("Quality", quality_tables(exam)),
         Section("Samples", _samples(record)),
         Section("What is not known", [Bullets([("open", text) for text in doubts(record)])]),
@@ -69,6 +69,12 @@ def short(exam: Examination, slices: Sequence[Slice]) -> list[Block]:
         return []
     said = [versus(q, who, v) for q in exam.qualities for who, v in q.versus.items()]
     return [Tiles(_tiles(exam)), Bullets([*said, *_moved(exam), *_worst_slice(exam, slices)])]
+
+
+def _alarms(run: Mapping[str, Any]) -> list[Block]:
+    """What was wrong while the student learned."""
+    said = [("bad", f"While it learned, {line}.") for line in run.get("alarms") or ()]
+    return [Bullets(said)] if said else []
 
 
 def _tiles(exam: Examination) -> list[tuple[str, str, str]]:

@@ -118,6 +118,17 @@ def test_a_mask_makes_another_row_of_the_same_tokens() -> None:
     assert row_keys(batch)[0] != row_keys(other)[0] and row_keys(batch)[2] == b""
 
 
+def test_what_is_read_beside_the_tokens_makes_another_row_and_its_padding_does_not() -> None:
+    length = torch.tensor([3, 2, 1, 1])
+    batch = batch_of(0) | {"source": torch.arange(12).reshape(4, 3), "source_length": length}
+    other = {**batch, "source": batch["source"] + torch.tensor([[0, 0, 1]])}  # beyond the length of all but the first
+    wide = {**batch, "source": torch.nn.functional.pad(batch["source"], (0, 2), value=9)}
+    keys, changed = row_keys(batch), row_keys(other)
+    assert keys[0] not in (changed[0], row_keys(batch_of(0))[0]) and keys[1:] == changed[1:] and keys == row_keys(wide)
+    texts = {**batch_of(0), "source": ["a text", "of", "no", "matter"]}
+    assert row_keys(texts) == row_keys(batch_of(0)), "a column of texts that has this name is not read by the model"
+
+
 def test_a_first_token_that_is_a_target_is_refused() -> None:
     with pytest.raises(BadData, match="row 1 of the batch has a first token that is a target"):
         row_keys({"tokens": torch.ones(2, 2), "mask": torch.tensor([[False, True], [True, True]])})
@@ -195,6 +206,21 @@ def test_killed_while_writing_it_ends_as_if_it_never_was(tmp_path: Path, moment:
         deaths += 1
     assert deaths
     assert contents(filled(tmp_path / "cut", range(6)).path) == whole
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    filled(tmp_path / "c", range(1))
+
+    def die_before_the_name_is_given() -> None:
+        os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+        filled(tmp_path / "c", range(2))
+
+    assert in_child(die_before_the_name_is_given) == -signal.SIGKILL
+    left = [name for name in contents(tmp_path / "c") if name.startswith(".cache.json.")]
+    assert len(left) == 1
+    (tmp_path / "c" / ".index.x").write_bytes(b"half")
+    assert holds(TargetCache(tmp_path / "c"), 0) and left[0] in contents(tmp_path / "c"), "readers touch nothing"
+    assert contents(filled(tmp_path / "c", range(2)).path) == contents(filled(tmp_path / "whole", range(2)).path)
 
 
 def test_a_lost_or_damaged_index_is_made_again(tmp_path: Path) -> None:

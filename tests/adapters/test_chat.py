@@ -209,7 +209,7 @@ def test_labels_out_of_range_and_unknown() -> None:
 
 def test_translated_rows_begin_with_the_start_token() -> None:
     plain = byte_tokenizer()
-    columns = translated(records({"source": "the cat", "target": "the dog"}), plain, start=0).take(torch.tensor([0]))
+    columns = translated(records({"source": "the cat", "target": "the dog"}), plain, (0,)).take(torch.tensor([0]))
     assert columns["tokens"][0].tolist() == [0, *plain("the dog")["input_ids"]]
     assert columns["mask"][0].tolist() == [False] + [True] * (columns["length"].item() - 1)
 

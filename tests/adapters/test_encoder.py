@@ -1,4 +1,4 @@
-"""Encoders and encoder-decoders: every answer against the bare transformers model."""
+"""Encoders: every answer against the bare transformers model."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ import pytest
 import torch
 import transformers
 
-from limbeck.adapters.data import open_data
 from limbeck.adapters.encoder import Encoder, last_input, seen
-from limbeck.adapters.seq2seq import Seq2Seq
-from limbeck.adapters.source import open_player, read_for
+from limbeck.adapters.source import open_player
 from limbeck.batch import Batch
-from limbeck.errors import BadData, BadValue, BadWeights, UnknownName
+from limbeck.errors import BadData, BadWeights, UnknownName
 from limbeck.kernels.head import TokenHead
 from tests.adapters import tiny
 
@@ -139,44 +137,3 @@ def test_an_architecture_of_no_known_kind_is_refused(tmp_path: Path) -> None:
         (tmp_path / "config.json").write_text(json.dumps(config))
         with pytest.raises(BadWeights, match=f"names the architecture {said}; possible endings: ForCausalLM"):
             open_player(tmp_path)
-
-
-# -- encoder-decoders -------------------------------------------------------------------------------------------------
-
-
-def test_an_encoder_decoder_answers_as_the_bare_model_does(tmp_path: Path) -> None:
-    net: Any = open_player(tiny.write("t5", tmp_path)).eval()
-    bare = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path).eval()
-    lines = [{"source": a, "target": b} for a, b in zip(TEXTS, reversed(TEXTS), strict=True)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    batch = Batch(read_for(net, open_data(tmp_path / "rows.jsonl")).take(torch.arange(3)))
-    assert isinstance(net, Seq2Seq) and batch["tokens"][:, 0].eq(net.start).all()
-    for i in range(3):  # the bare model on one row at a time, so that there is no padding
-        n, m = int(batch["source_length"][i]), int(batch["length"][i])
-        with torch.no_grad():
-            out = bare(input_ids=batch["source"][i : i + 1, :n], decoder_input_ids=batch["tokens"][i : i + 1, :m])
-            answers = net(batch, frozenset({"logits", "head", "hidden", "encoded"}))
-        torch.testing.assert_close(answers["logits"][i, :m], out.logits[0], atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(answers["head"].logits()[i, :m], out.logits[0], atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(answers["encoded"][i, :n], out.encoder_last_hidden_state[0], atol=1e-4, rtol=1e-4)
-    assert net(batch, frozenset({"features"})) == {}
-
-
-def test_the_reference_loss_of_an_encoder_decoder_is_the_librarys(tmp_path: Path) -> None:
-    net: Any = open_player(tiny.write("t5", tmp_path)).eval()
-    bare = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path).eval()
-    (tmp_path / "rows.jsonl").write_text(json.dumps({"source": TEXTS[0], "target": TEXTS[1]}) + "\n")
-    row = Batch(read_for(net, open_data(tmp_path / "rows.jsonl")).take(torch.arange(1)))
-    targets = row["tokens"][row["mask"]]
-    with torch.no_grad():
-        head = net(row, frozenset({"head"}))["head"].predicting(row["mask"])
-        loss = torch.nn.functional.cross_entropy(head.logits(), targets)
-        theirs = bare(input_ids=row["source"], labels=targets[None]).loss
-    torch.testing.assert_close(loss, theirs)
-
-
-def test_an_encoder_decoder_without_a_start_is_refused(tmp_path: Path) -> None:
-    model = transformers.T5ForConditionalGeneration(tiny.config("t5"))
-    model.config.decoder_start_token_id = None
-    with pytest.raises(BadValue, match="needs a linear output layer and a decoder_start_token_id"):
-        Seq2Seq(model)

@@ -130,9 +130,9 @@ def test_translations_are_cut_to_the_context_with_the_start_inside_it(plain: Any
     rows = Rows({"source": [TEXT[0], "a"], "target": [TEXT[2], "b"]})
     if context < 60:
         with pytest.warns(UserWarning, match=f"1 of 2 rows exceed {context} tokens"):
-            source = translated(rows, plain, 7, context)
+            source = translated(rows, plain, (7,), context)
     else:
-        source = translated(rows, plain, 7, context)
+        source = translated(rows, plain, (7,), context)
     taken = source.take(torch.tensor([0]))
     assert taken["tokens"][0].tolist() == [7, *plain.encode(TEXT[2])][:context]
     assert taken["source"][0].tolist() == plain.encode(TEXT[0])[:context]

@@ -39,6 +39,23 @@ def byte_tokenizer(template: str | None = None, text: list[str] = TEXT, size: in
     return tokenizer
 
 
+def marked_tokenizer(kind: str) -> Any:
+    """A byte-level BPE that marks the ends of a text, as those of encoder-decoders do: T5 the end, BART both."""
+    special = ["<s>", "<pad>", "</s>"] if kind == "bart" else ["<pad>", "</s>", "<s>"]
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    raw.train_from_iterator(
+        TEXT, trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=alphabet)
+    )
+    form = "<s> $A </s>" if kind == "bart" else "$A </s>"
+    raw.post_processor = processors.TemplateProcessing(form, None, [(t, raw.token_to_id(t)) for t in ("<s>", "</s>")])
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=raw, eos_token="</s>", pad_token="<pad>", bos_token="<s>", model_max_length=64
+    )
+
+
 def word_tokenizer() -> Any:
     """A WordPiece with [CLS] and [SEP], as BERT has."""
     raw = Tokenizer(models.WordPiece(unk_token="[UNK]"))
@@ -81,6 +98,17 @@ def config(kind: str) -> Any:
             decoder_start_token_id=0,
             eos_token_id=0,
         )
+    if kind == "t5-ended":
+        return transformers.T5Config(
+            vocab_size=304, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, pad_token_id=0,
+            decoder_start_token_id=0, eos_token_id=1, tie_word_embeddings=False, feed_forward_proj="gated-gelu",
+        )  # fmt: skip
+    if kind == "bart":
+        return transformers.BartConfig(
+            vocab_size=300, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
+            decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, max_position_embeddings=128,
+            bos_token_id=0, pad_token_id=1, eos_token_id=2, decoder_start_token_id=2, forced_eos_token_id=None,
+        )  # fmt: skip
     return transformers.BertConfig(**wide | {"vocab_size": 200}, num_labels=3)
 
 
@@ -91,6 +119,8 @@ MODELS = {
     "llama": transformers.LlamaForCausalLM,
     "llama-64": transformers.LlamaForCausalLM,
     "t5": transformers.T5ForConditionalGeneration,
+    "t5-ended": transformers.T5ForConditionalGeneration,
+    "bart": transformers.BartForConditionalGeneration,
     "bert": transformers.BertForSequenceClassification,
     "bert-mlm": transformers.BertForMaskedLM,
     "bert-bare": transformers.BertModel,
@@ -105,8 +135,14 @@ def write(kind: str, directory: Path, seed: int = 0) -> Path:
         for p in model.parameters():
             p.add_(0.1 * torch.randn_like(p))
     model.save_pretrained(directory)
-    tokenizer = (
-        word_tokenizer() if kind.startswith("bert") else byte_tokenizer(CHATML if kind.startswith("qwen") else None)
-    )
-    tokenizer.save_pretrained(directory)
+    tokenizer_of(kind).save_pretrained(directory)
     return directory
+
+
+def tokenizer_of(kind: str) -> Any:
+    """The tokenizer of a kind."""
+    if kind.startswith("bert"):
+        return word_tokenizer()
+    if kind in ("t5-ended", "bart"):
+        return marked_tokenizer(kind)
+    return byte_tokenizer(CHATML if kind.startswith("qwen") else None)

@@ -175,10 +175,10 @@ def test_pure_noise_tells_only_the_prompt() -> None:
     x0 = load_bed("edit").players["teacher"](0)({"x": noise, "t": one, "y": torch.arange(2 * CAMERAS)}, ANSWERS)["x0"]
     known = [torch.stack([encode(pictures(k, o)[::2]) for k in range(BACKGROUNDS)]).mean(0) for o in (BALL, BLOCK)]
     torch.testing.assert_close(x0, torch.cat(known), rtol=1e-4, atol=1e-4)
-    rows, y = load_bed("splat").data(0)["test"].columns, torch.arange(4)
+    rows, y = load_bed("splat").data(0)["train"].columns, torch.arange(4)
     x0 = load_bed("splat").players["teacher"](0)({"x": states("splat", 4), "t": one[:4], "y": y}, ANSWERS)["x0"]
     for camera in range(4):
-        torch.testing.assert_close(x0[camera], rows["x"][rows["camera"] == camera].mean(0), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(x0[camera], rows["x"][rows["y"] == camera].mean(0), rtol=1e-4, atol=1e-4)
 
 
 def test_scenes_to_edit_are_seen_by_cameras_apart_and_unknown_to_the_teacher() -> None:
@@ -230,6 +230,12 @@ def test_the_likelihood_of_a_hairpin_is_the_product_of_its_rules() -> None:
                 p *= STAY if row[place] == (row[place - 1] + 1) % KINDS else (1 - STAY) / (KINDS - 1)
             p *= MATE if row[place] + row[LETTERS - 1 - place] == KINDS - 1 else (1 - MATE) / (KINDS - 1)
         assert log_p == pytest.approx(math.log(p), rel=1e-5)
+
+
+def test_the_critic_of_hairpins_does_not_start_as_the_student() -> None:
+    bed = load_bed("hairpins")
+    student, critic = (dict(bed.players[name](0).named_parameters()) for name in ("student", "critic"))
+    assert student.keys() == critic.keys() and not any(torch.equal(student[k], critic[k]) for k in student)
 
 
 def test_drawn_hairpins_cost_the_entropy_of_the_law() -> None:

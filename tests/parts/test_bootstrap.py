@@ -44,6 +44,12 @@ def rows(n: int = 24, fill: float = 0.0) -> Batch:
     return Batch({"x": torch.full((n, 2), fill, dtype=torch.float64)}, rng=Rng(("test",), torch.arange(n)))
 
 
+def test_levels_have_the_type_of_the_states() -> None:
+    batch = noise_and_levels(gap=0.1)(None, rows())
+    assert batch.t.dtype == batch.s.dtype == batch.x.dtype == torch.float64
+    assert torch.allclose(batch.t - batch.s, torch.tensor(0.1, dtype=torch.float64), atol=1e-15)
+
+
 def test_the_step_of_the_signal_is_that_of_ddim() -> None:
     e, y, x0 = torch.randn(3, 8, 2, dtype=torch.float64).unbind(0)
     t, s = torch.full((8,), 0.7, dtype=torch.float64), torch.full((8,), 0.45, dtype=torch.float64)

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from limbeck.batch import Batch, Moment
 from limbeck.beds._mixture import ExactField, Mixture
 from limbeck.errors import BadValue
-from limbeck.parts.consistency import consistency, gap_weight, huber_each, pseudo_huber, reverse_consistency, squared
+from limbeck.parts.consistency import consistency, gap_weight, reverse_consistency
+from limbeck.parts.distance import huber_each, pseudo_huber, squared
 from limbeck.parts.doubling import doubling
 from limbeck.parts.neighbours import (
     even_ladder_step,
@@ -50,6 +51,14 @@ class ExactMap(nn.Module):
         gap = (s - batch["t"])[:, None]
         u = torch.where(gap.abs() > 1e-9, (end - batch["x"]) / gap.clamp(max=-1e-9), 0.0)
         return {"velocity": u + self.bend * (batch["t"] - s)[:, None] * batch["x"].sin()}
+
+
+@pytest.mark.parametrize("distance", [pseudo_huber, huber_each])
+@pytest.mark.parametrize("c", [0.0, 0.3])
+def test_equal_answers_pull_nowhere(distance, c: float) -> None:
+    r = torch.zeros(2, 3, requires_grad=True)
+    (gradient,) = torch.autograd.grad(distance(c=c)(r).sum(), r)
+    assert torch.equal(gradient, torch.zeros(2, 3))
 
 
 def rows(n: int = 64, dim: int = 2, seed: int = 0) -> Batch:

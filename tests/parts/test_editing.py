@@ -10,8 +10,8 @@ from limbeck.batch import Batch
 from limbeck.beds import load_bed
 from limbeck.data import Table
 from limbeck.errors import BadValue, UnknownName
-from limbeck.parts.editing import flow_edit, guided_velocity, noise_edit, retargeted
-from limbeck.parts.guidance import Guided
+from limbeck.parts.editing import flow_edit, noise_edit, retargeted
+from limbeck.parts.guidance import Guided, guided
 from limbeck.parts.injection import feature_edit
 from limbeck.parts.reuse import reused_midpoint
 from limbeck.parts.solver import euler, even, midpoint
@@ -92,11 +92,11 @@ def test_a_module_that_is_not_there_is_named() -> None:
 def test_guidance_is_that_of_a_guided_net_and_needs_classes() -> None:
     players, batch = cast("mog8c")
     seen = batch.with_(t=torch.full((64,), 0.4, dtype=torch.float64))
-    guided = Guided(players.student.module, 3.0)(seen, frozenset({"velocity"}))["velocity"]
-    assert torch.allclose(guided_velocity(players.student, seen, batch.y, 3.0), guided)
+    expected = Guided(players.student.module, 3.0)(seen, frozenset({"velocity"}))["velocity"]
+    assert torch.allclose(guided(players.student, seen, "velocity", 3.0), expected)
     plain, rows = cast("mog5")
     with pytest.raises(BadValue, match="classes"):
-        guided_velocity(plain.student, rows.with_(t=seen.t), None, 3.0)
+        guided(plain.student, rows.with_(t=seen.t), "velocity", 3.0)
     with pytest.raises(BadValue, match="unconditional"):
         retargeted()(plain, rows.with_(y=torch.zeros(64, dtype=torch.long)))
 

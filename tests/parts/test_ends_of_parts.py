@@ -19,9 +19,10 @@ from limbeck.parts import dirichlet, editing, forgetting, pairs
 from limbeck.parts.adapters import guided_noised, guided_sample
 from limbeck.parts.bootstrap import noise_and_levels, signal_step
 from limbeck.parts.clips import chunkwise, clip_trajectories, regression, seen_chunks
-from limbeck.parts.consistency import consistency, gap_weight, huber_each, pseudo_huber, squared
+from limbeck.parts.consistency import consistency, gap_weight
 from limbeck.parts.continuous import continuous_consistency, inverse_noise, level_weighed, risen, trig
 from limbeck.parts.curvature import reverse_kl
+from limbeck.parts.distance import huber_each, pseudo_huber, squared
 from limbeck.parts.expanded import expanded_gap
 from limbeck.parts.flow_matching import huber_matching, path_sample, path_states, straight_path, vp_linear
 from limbeck.parts.general_multistep import general, generalised

@@ -44,6 +44,18 @@ def data(n: int = 256, seed: int = 0) -> Batch:
     return Batch({"x": MIX.sample(n, seed)[0].double()}, rng=Rng(("flow", seed), torch.arange(n)))
 
 
+@pytest.mark.parametrize("most", [3.0, 3.0 + 1e-9, 20.0])
+def test_the_time_of_a_ratio_is_found_for_a_constant_rate_too(most: float) -> None:
+    path, u = vp_linear(3.0, most), torch.linspace(0.05, 1, 20, dtype=torch.float64)
+    torch.testing.assert_close(path.time(path.sigma(u) / path.alpha(u)), u, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("rates", [(0.0, 1.0), (2.0, 1.0), (-1.0, 3.0)])
+def test_a_rate_that_falls_is_refused(rates: tuple[float, float]) -> None:
+    with pytest.raises(BadValue, match="must be positive and not fall"):
+        vp_linear(*rates)
+
+
 @each
 def test_the_loss_is_that_of_the_paper_on_its_own_path(name: str) -> None:
     # by the paper's formulas alone: u(x | x0) = (s' / s) (x - a x0) + a' x0, at the time that belongs to each level

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from limbeck.batch import Batch
 from limbeck.beds._mixture import ExactField, Mixture
 from limbeck.beds._nets import fresh
+from limbeck.parts.flow_matching import flow_matching
 from limbeck.parts.flowmap import (
     any_step,
     eulerian,
@@ -21,7 +22,6 @@ from limbeck.parts.flowmap import (
     on_diagonal,
     semigroup,
     triangle_states,
-    velocity_matching,
 )
 from limbeck.parts.jvp import jvp
 from limbeck.parts.optimizer import sgd
@@ -213,12 +213,12 @@ def test_each_row_is_taught_by_one_term_and_weighed_by_its_size() -> None:
     on, off = on_diagonal()(players, b), off_diagonal()(players, b)
     diagonal = b.s == b.t
     # the weights are 1 at first
-    torch.testing.assert_close(on, velocity_matching()(players, b).where(diagonal, 0.0))
+    torch.testing.assert_close(on, flow_matching()(players, b).where(diagonal, 0.0))
     torch.testing.assert_close(off, lagrangian()(players, b).where(~diagonal, 0.0))
     # e^-w L + w is least where w = log L
     players["weights"].module.net[2].bias.data.fill_(0.3)
     w = torch.tensor(0.3, dtype=torch.float64)
-    expected = (-w).exp() * velocity_matching()(players, b) + w
+    expected = (-w).exp() * flow_matching()(players, b) + w
     torch.testing.assert_close(on_diagonal()(players, b)[diagonal], expected[diagonal])
     assert on_diagonal()(players, states(8, 2, diagonal=0.0)).eq(0).all()
 

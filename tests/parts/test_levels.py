@@ -9,7 +9,7 @@ from scipy import stats
 
 from limbeck.batch import Batch
 from limbeck.part import Part
-from limbeck.parts.levels import grid_levels, logit_normal_levels, lognormal_levels, u_shaped_levels
+from limbeck.parts.levels import EDM_LEVELS, grid_levels, logit_normal_levels, u_shaped_levels
 
 BATCH = Batch({"x": torch.zeros(4000, 1)})
 
@@ -20,7 +20,7 @@ def u_cdf(t: np.ndarray, a: float = 3.0) -> np.ndarray:
 
 CASES = {
     "logit-normal": (logit_normal_levels(mean=0.5, std=2.0), lambda t: stats.norm(0.5, 2).cdf(np.log(t / (1 - t)))),
-    "lognormal": (lognormal_levels(), lambda t: stats.lognorm(1.2, scale=np.exp(-1.2)).cdf(t / (1 - t))),
+    "lognormal": (EDM_LEVELS, lambda t: stats.lognorm(1.2, scale=np.exp(-1.2)).cdf(t / (1 - t))),
     "u-shaped": (u_shaped_levels(steepness=3.0), u_cdf),
 }
 

@@ -7,6 +7,8 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
@@ -17,7 +19,9 @@ from limbeck.adapters.causal_lm import CausalLM
 from limbeck.batch import Batch
 from limbeck.errors import BadData, BadValue, BrokenRecipe
 from limbeck.part import part
-from limbeck.parts.rollout import choose, mixed, rollout, sample
+from limbeck.parts.policy import logp_of_tokens, recorded
+from limbeck.parts.rollout import _logp, choose, mixed, recalled_logp, rollout, sample
+from limbeck.parts.transcript import take
 from limbeck.players import Player, Players
 from limbeck.rng import Rng
 from limbeck.roles import frozen
@@ -233,3 +237,79 @@ def test_on_policy_gradient_is_the_expectation_over_enumerated_sequences() -> No
 
 def test_all_families_are_tried() -> None:
     assert {LlamaConfig, Qwen2Config, GPT2Config} <= set(CONFIGS)
+
+
+# -- how likely it was ------------------------------------------------------------------------------------------------
+
+
+def heads_asked(player: Player) -> list[frozenset[str]]:
+    """Collect what a player's net is asked from now on, steps of decoding left out."""
+    asked: list[frozenset[str]] = []
+    net = player.module
+    assert net is not None
+    net.register_forward_pre_hook(lambda module, given: asked.append(given[1]) if "head" in given[1] else None)
+    return asked
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("how", [{}, {"temperature": 0.0}, {"temperature": 1.7, "top_p": 0.9}])
+def test_what_was_said_is_recorded_as_one_more_forward_finds_it(
+    config: type[PretrainedConfig], how: dict[str, float]
+) -> None:
+    player = Player("student", frozen(), CausalLM(tiny(config, 1, vocab_size=600)))
+    players, batch = Players({"student": player}), rows(1)
+    made = rollout(max_new_tokens=9, **how)(players, batch)
+    asked, expected = heads_asked(player), logp_of_tokens(player, made)
+    kept = recorded()(players, made.with_(reward=torch.zeros(5)))["logp_old"]
+    assert len(asked) == 1, "the student was not asked again"
+    assert made.mask.sum() > 20 and (kept[made.mask] < 0).any() and (kept[~made.mask] == 0).all()
+    torch.testing.assert_close(kept, expected, atol=1e-5, rtol=1e-5)
+    # rows that go, and rows that come twice, take it along; fewer targets are found too
+    few = take(made, [3, 3, 0])
+    torch.testing.assert_close(recorded()(players, few)["logp_old"], kept[[3, 3, 0]])
+    assert recalled_logp(player, made.with_(mask=made.mask & False)).eq(0).all()  # type: ignore[union-attr]
+
+
+def test_a_large_vocabulary_is_summed_a_few_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = torch.randn(7, 50, generator=torch.Generator().manual_seed(0))
+    token = torch.arange(7)
+    monkeypatch.setattr("limbeck.parts.rollout.AT_ONCE", 120)
+    torch.testing.assert_close(_logp(logits, token), logits.log_softmax(-1)[token, token])
+
+
+def test_what_is_no_longer_so_is_asked_anew() -> None:
+    player, other = speaker(), speaker(1)
+    other.name = "teacher"
+    players, batch = Players({"student": player, "teacher": other}), rows()
+    made = rollout(max_new_tokens=6)(players, batch)
+    assert recalled_logp(player, made) is not None and recalled_logp(other, made) is None
+    said = rollout(max_new_tokens=6).on(student="teacher")(players, batch)
+    assert recalled_logp(player, said) is None and recalled_logp(other, said) is not None
+    longer = made.mask.clone()
+    longer[:, 1:] = True
+    cases = {
+        "other tokens": made.with_(tokens=made.tokens),
+        "targets that it did not say": made.with_(mask=longer),
+        "another step": Batch(made.columns, Rng(("run", 1), made.rng.rows)),
+    }
+    for case, changed in cases.items():
+        assert recalled_logp(player, changed) is None, case
+        torch.testing.assert_close(recorded()(players, changed)["logp_old"], logp_of_tokens(player, changed))
+    with torch.no_grad():
+        next(iter(player.params)).mul_(1.1)
+    assert recalled_logp(player, made) is None
+    torch.testing.assert_close(recorded()(players, made)["logp_old"], logp_of_tokens(player, made))
+
+
+def test_low_precision_is_asked_anew() -> None:
+    player = speaker()
+    assert player.module is not None
+    player.module.bfloat16()
+    half = rollout(max_new_tokens=4)(Players({"student": player}), rows())
+    assert recalled_logp(player, half) is None
+    mixed_precision = speaker()
+    AcceleratorState._reset_state()
+    Accelerator(cpu=True, mixed_precision="bf16").prepare_model(mixed_precision.module, evaluation_mode=True)
+    AcceleratorState._reset_state()
+    said = rollout(max_new_tokens=4)(Players({"student": mixed_precision}), rows())
+    assert recalled_logp(mixed_precision, said) is None

@@ -16,7 +16,8 @@ from limbeck.parts import continuous, flow_matching, halving, hinge, mean_veloci
 from limbeck.parts import sample_preference as sp
 from limbeck.parts.adapters import guided_matching, guided_noised
 from limbeck.parts.bootstrap import bootstrapped, boundary, noise_and_levels
-from limbeck.parts.consistency import consistency, gap_weight, huber_each, pseudo_huber, reverse_consistency, squared
+from limbeck.parts.consistency import consistency, gap_weight, reverse_consistency
+from limbeck.parts.distance import huber_each, pseudo_huber, squared
 from limbeck.parts.expanded import expanded_divergence
 from limbeck.parts.flowmap import LogWeight, triangle_states
 from limbeck.parts.gan import Head

@@ -8,7 +8,7 @@ from torch import nn
 
 from limbeck.batch import Batch
 from limbeck.part import part
-from limbeck.parts.consistency import squared
+from limbeck.parts.distance import squared
 from limbeck.parts.self_correction import from_noise, self_reflow
 from limbeck.parts.states import like
 from limbeck.players import Player, Players

@@ -33,11 +33,13 @@ recipe = Recipe(
     stages=(
         Make("trajectories", clip_trajectories(), into="trajectories"),
         Learn("begin", (BEGIN,), steps=3_000, batch_size=128, data="trajectories"),
-        Learn("distill", (CRITIC, MATCH), steps=6_000, batch_size=64),
+        Learn("distill", (CRITIC, MATCH), steps=1_200, batch_size=64),
     ),
     deviates=(
         "student, real and critic are made from the teacher; what each sees is `builder.chunk`, 0 for whole clips",
-        "levels of matching are even, where the code shifts them by 8 towards noise, for its long clips",
+        "a step is five updates of the critic and one of the student; the paper counts 6,000 of the critic",
+        "levels of matching and critic are even, where the code shifts them by 8 towards noise, for its long clips",
+        "the critic is weighed as in EDM, where the code fits its velocity; gradients are not clipped (10 in the code)",
         "trajectories are solved by Euler, 8 steps from one level to the next",
         "the teacher is asked as it is: a teacher with guidance is given as a guided teacher",
     ),

@@ -42,7 +42,9 @@ recipe = Recipe(
     sampler=few_step(),
     variants={"base": BASE},
     deviates=(
-        "three marks before the critic's last state, at equal distances: the code writes one every few hundred steps",
-        "the base method is plain distribution matching with the normalisation of DMD",
+        "three marks before the critic's last state, at equal distances: the code writes one every hundred steps and "
+        "goes back by one every thousand",
+        "the base method is plain distribution matching with the normalisation of DMD; the public one is DMD2 on SDXL",
+        "rates, steps and batch size are not those of the public code, which goes on from a distilled DMD2",
     ),
 )  # fmt: skip

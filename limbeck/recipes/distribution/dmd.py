@@ -40,7 +40,7 @@ recipe = Recipe(
     sampler=few_step(),
     deviates=(
         "pairs are held by the square in place of LPIPS: data need not be pictures",
-        "levels are those of DMD2's public code, for DMD's was not published",
+        "levels are those of DMD2's public code, for DMD's was not published; its steps could not be checked",
         "a pair is made for every row of the data, unless `thinned` says otherwise",
         "the teacher is asked as it is: a teacher with guidance is given as a guided teacher",
     ),

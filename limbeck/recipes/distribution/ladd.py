@@ -35,7 +35,8 @@ recipe = Recipe(
         ),
     ),
     deviates=(
-        "rates, steps and batch size are ours: the paper does not give them",
+        "rates, steps and batch size are ours: the paper does not give them; four updates of the heads to one of the "
+        "student are those of a public framework",
         "the first 500 steps, in which the paper shows the two lower levels only, are left out",
         "the heads are perceptrons on every position, told level and class; the paper's are convolutions, told text",
         "the heads read the last features of the teacher; all its attention blocks are named by `heads.builder.taps`",

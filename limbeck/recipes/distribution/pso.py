@@ -33,6 +33,7 @@ recipe = Recipe(
         "all weights learn, where the code trains adapters of rank 16: a student with adapters is given as one",
         "one random step of a chain a row, where the code goes through all that are random, in random order",
         "pairs are used once and drawn anew, where the code draws 16 batches before it learns from them",
-        "the offline loss compares means over coordinates at beta 50, as the online one does",
+        "the offline loss compares means over coordinates at beta 50, as the online one does; the code weighs them by "
+        "1 / sigma^2 at beta 200",
     ),
 )  # fmt: skip

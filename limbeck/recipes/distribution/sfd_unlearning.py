@@ -37,6 +37,7 @@ recipe = Recipe(
     ),
     sampler=few_step(),
     deviates=(
+        "clip is of the norm, where the code clips each coordinate of the gradient",
         "half of a batch of 256 asks for what is forgotten, where the code takes two batches of 128",
         "the generator starts at pure noise, t = 1, where the code gives it noise at step 440 of 1000 and that level",
         "levels and the weight of the critic's loss are those of SiD on EDM; the code's are steps 38 to 712 of 1000",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from limbeck.parts.distribution import fake_denoising
 from limbeck.parts.fisher import score_identity
-from limbeck.parts.levels import lognormal_levels
+from limbeck.parts.levels import EDM_LEVELS
 from limbeck.parts.optimizer import adam
 from limbeck.parts.states import few_step, noise_states
 from limbeck.recipe import Learn, Phase, Recipe
@@ -30,16 +30,17 @@ recipe = Recipe(
         Learn(
             "distill",
             phases=(
-                Phase("critic", ("critic",), fake_denoising(levels=lognormal_levels()), noise_states()),
+                Phase("critic", ("critic",), fake_denoising(levels=EDM_LEVELS), noise_states()),
                 Phase("student", ("student",), score_identity(), noise_states()),
             ),
-            steps=1_200_000,
+            steps=1_950_000,
             batch_size=256,
         ),
     ),
     sampler=few_step(),
     variants={"plain": {"distill.student.loss.alpha": 0.5}, "one": {"distill.student.loss.alpha": 1.0}},
     deviates=(
+        "steps are those of 500 million samples, as on CIFAR-10; the critic learns without dropout and augmentation",
         "the generator starts at pure noise, t = 1, where the code gives it noise of deviation 2.5 and that level",
         "the weights that sample are those of the last step, where the code keeps a moving average of them",
     ),

@@ -38,6 +38,7 @@ recipe = Recipe(
     deviates=(
         "the critic is a whole copy of the teacher and reads the camera as that does, from the prompt of a view; the "
         "paper trains low-rank adapters and an embedding of the pose",
+        "the critic is fitted to the noise, where the code fits v by default, and always reads its prompt",
         "one stage: the geometry stage, which takes normals and score distillation, and the texture stage are not here",
     ),
 )

@@ -38,6 +38,8 @@ recipe = Recipe(
     ),
     deviates=(
         "the weight of the features stands for two stages and is then gone; in the code it falls by 0.5% a step",
+        "losses are means of squares; by default those of the code are norms over the batch, with the same weights",
+        "Adam at the rate of the code for perceptrons; the code has AdamW, and ten times the rate for other fields",
         "density is clamped where it is compared; the code clamps it inside both fields, so that none is ever emptier",
         "first blocks give features of one size, so that no projection stands between them",
         "no penalty on the density of grids, which the code offers for students of that kind",

@@ -29,5 +29,7 @@ recipe = Recipe(
         "an adapter is a perceptron of features and conditions, where the paper has cross-attention or an offset",
         "the student holds a copy of the base weights, so that it can be saved and asked alone",
         "errors are of velocities, where the paper has those of noise",
+        "states come from 50 steps of Euler, where the code takes 1,000 of the ancestral sampler; the rate is "
+        "constant, where that of the code rises and falls, and decay is that of AdamW",
     ),
 )  # fmt: skip

@@ -30,6 +30,7 @@ recipe = Recipe(
     deviates=(
         "pairs are made once and used again, where the code runs the teacher anew at every step",
         "the pull of a corner is a closed form, where the code takes differences of the incomplete beta function",
+        "gradients are not clipped, where the code clips at 1; the noisiest level is 1, and tells the student 0",
         "the variant `flow` trains a teacher; guidance of the teacher is not part of it",
     ),
 )

@@ -7,6 +7,7 @@ No teacher and no pre-training are needed. The jump may be taught by where it la
 from __future__ import annotations
 
 from limbeck.part import terms
+from limbeck.parts.flow_matching import flow_matching
 from limbeck.parts.flowmap import (
     any_step,
     eulerian,
@@ -14,7 +15,6 @@ from limbeck.parts.flowmap import (
     log_weight,
     semigroup,
     triangle_states,
-    velocity_matching,
 )
 from limbeck.parts.flowmap import off_diagonal as off
 from limbeck.parts.flowmap import on_diagonal as on
@@ -22,7 +22,7 @@ from limbeck.parts.optimizer import adam
 from limbeck.recipe import Learn, Phase, Recipe
 from limbeck.roles import built, learning
 
-LOSS = terms(diagonal=on(loss=velocity_matching()), off=off(loss=lagrangian()))
+LOSS = terms(diagonal=on(loss=flow_matching()), off=off(loss=lagrangian()))
 PHASE = Phase("student", ("student", "weights"), LOSS, triangle_states())
 OFF = "distill.student.loss.off.loss"
 ESD, PSD, UNIFORM = {OFF: eulerian()}, {OFF: semigroup()}, {OFF: semigroup(low=0.0, high=1.0)}

@@ -17,6 +17,7 @@ from limbeck.recipe import Learn, Make, Phase, Recipe
 from limbeck.roles import built, frozen
 
 TEACHER = {"student": "teacher"}
+JUDGE = Phase("critic", ("critic",), paired_discriminator().on(**TEACHER))
 LOSS = terms(end=end_regression().on(**TEACHER), gan=0.1 * paired_generator().on(**TEACHER))
 ends = solved_ends(solver=dpm_multistep(order=3), times=karras(20)).on(**TEACHER)
 
@@ -32,10 +33,7 @@ recipe = Recipe(
         Make("solve", ends, into="ends"),
         Learn(
             "distill",
-            (
-                Phase("critic", ("critic",), paired_discriminator().on(**TEACHER)),
-                Phase("solver", ("solver",), LOSS),
-            ),
+            (JUDGE, Phase("solver", ("solver",), LOSS)),
             steps=10_000, batch_size=24, data="ends",
         ),
     ),
@@ -44,6 +42,7 @@ recipe = Recipe(
     deviates=(
         "ends are compared by mean absolute differences, as the paper does in latents, where it has LPIPS for pixels",
         "what is added is a sum of past answers, not of their divided differences: the same space of steps",
+        "a net told another time is asked for its datum there; the code converts its noise at the time of the state",
         "the teacher's solver is DPM-Solver++ of order three instead of UniPC, and there is no moving average",
     ),
 )  # fmt: skip

@@ -7,7 +7,8 @@ scores, while the student goes on being consistent, so that one set of weights s
 
 from __future__ import annotations
 
-from limbeck.parts.consistency import consistency, squared
+from limbeck.parts.consistency import consistency
+from limbeck.parts.distance import squared
 from limbeck.parts.distribution import distribution_matching, fake_denoising
 from limbeck.parts.neighbours import grid_step, reach_below, teacher_step
 from limbeck.parts.optimizer import adamw

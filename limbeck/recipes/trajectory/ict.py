@@ -7,7 +7,8 @@ doubles as training goes on: a small ladder has little variance, a large one lit
 
 from __future__ import annotations
 
-from limbeck.parts.consistency import consistency, gap_weight, pseudo_huber
+from limbeck.parts.consistency import consistency, gap_weight
+from limbeck.parts.distance import pseudo_huber
 from limbeck.parts.doubling import doubling
 from limbeck.parts.neighbours import ladder_step, line_states
 from limbeck.parts.optimizer import adam

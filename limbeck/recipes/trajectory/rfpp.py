@@ -40,6 +40,7 @@ recipe = Recipe(
         "no perceptual distance, which is for pictures: with |x0_hat - x0| = t |r| in its place, the paper's loss "
         "(1 - t) h(r) + d(x0_hat, x0) is h(r) beyond the turn of h, so h stands without weight",
         "pairs by inversion are a variant; the paper mixes them with those that the teacher draws",
+        "the rate is constant, where that of the code rises over the first 5,000 steps",
         "the weights that sample are those of the last step, where the code keeps a moving average of them",
     ),
 )

@@ -12,13 +12,13 @@ from limbeck.parts.biased_levels import often_noise
 from limbeck.parts.continuous import apart, continuous_consistency, inverse_noise, level_states, level_weighed, risen
 from limbeck.parts.flowmap import log_weight
 from limbeck.parts.hinge import hinge_discriminator, hinge_generator, level_heads
-from limbeck.parts.levels import lognormal_levels
+from limbeck.parts.levels import logit_normal_levels
 from limbeck.parts.optimizer import adamw
 from limbeck.recipe import Learn, Phase, Recipe
 from limbeck.roles import built, frozen, learning
 
-SLOW = adamw(lr=2e-6)
-WIDE, LOW = lognormal_levels(mean=0.2, std=1.6), lognormal_levels(mean=-0.6, std=1.0)
+SLOW = adamw(lr=2e-6, weight_decay=0.0)
+WIDE, LOW = logit_normal_levels(mean=0.2, std=1.6), logit_normal_levels(mean=-0.6, std=1.0)
 TANGENT = continuous_consistency(sigma_data=0.5, warm=risen(share=0.2))
 OFTEN = level_states(levels=often_noise(levels=WIDE, share=0.5))
 GAME = apart(states=OFTEN, loss=hinge_generator(levels=LOW))

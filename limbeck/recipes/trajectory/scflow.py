@@ -7,7 +7,8 @@ itself; its one-step samples must pass for real; and on the straight lines that 
 from __future__ import annotations
 
 from limbeck.part import terms
-from limbeck.parts.consistency import consistency, huber_each, reverse_consistency
+from limbeck.parts.consistency import consistency, reverse_consistency
+from limbeck.parts.distance import huber_each
 from limbeck.parts.gan import discriminator_head, gan_discriminator
 from limbeck.parts.neighbours import free_step, teacher_step
 from limbeck.parts.optimizer import adamw
@@ -36,11 +37,11 @@ recipe = Recipe(
         "student": learning(adamw(lr=1e-5)), "teacher": frozen(), "target": ema_of("student", decay=0.9),
         "critic": copy_of("teacher", adamw(lr=1e-5)), "head": built(discriminator_head(), adamw(lr=1e-5)),
     },
-    stages=(Learn("distill", (JUDGE, FLOW), steps=20_000, batch_size=64),),
+    stages=(Learn("distill", (JUDGE, FLOW), steps=20_000, batch_size=40),),
     deviates=(
-        "all terms count from the first step; the code lets them in one after the other during the first thousand",
+        "all terms count from the first step; the code lets two of them in after 500 steps, and clips gradients at 1",
         "the discriminator sees noised samples through a copy of the teacher, as the paper's text-to-image one does, "
-        "without a penalty on its gradient",
+        "without a penalty on its gradient; at levels of its own, where the code takes those of the nearer state",
         "guidance of scale 1.5 belongs to the teacher: a guided teacher is given as a guided net",
     ),
 )  # fmt: skip

@@ -7,7 +7,8 @@ jumps that overshoot a little and come back with a little noise.
 
 from __future__ import annotations
 
-from limbeck.parts.consistency import consistency, huber_each
+from limbeck.parts.consistency import consistency
+from limbeck.parts.distance import huber_each
 from limbeck.parts.neighbours import grid_step, reach_below, teacher_step
 from limbeck.parts.optimizer import adamw
 from limbeck.parts.solver import euler, even
