@@ -9,17 +9,17 @@ from types import ModuleType
 
 import torch
 
-from benchmarks import cache, divergence, fields, growth, loop, recalled, rollouts, step
+from benchmarks import cache, divergence, fields, growth, loop, recalled, rollouts, speculative, step
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 TITLES = {
     "loop": "The loop", "divergence": "Token divergences", "growth": "How divergences grow",
     "cache": "The cache of the teacher", "recalled": "Training from the cache", "rollouts": "Sampling",
-    "step": "A whole step", "fields": "Few-step distillation",
+    "speculative": "Speculative decoding", "step": "A whole step", "fields": "Few-step distillation",
 }  # fmt: skip
 MODULES = {
     "loop": loop, "divergence": divergence, "growth": growth, "cache": cache, "recalled": recalled,
-    "rollouts": rollouts, "step": step, "fields": fields
+    "rollouts": rollouts, "speculative": speculative, "step": step, "fields": fields
 }  # fmt: skip
 
 

@@ -125,7 +125,7 @@ def _drafts(nets: Mapping[str, Any], batch: Batch) -> list[Quality]:
     """How many tokens the teacher says a call, and how fast, with a student as its draft; nothing where it cannot."""
     rows = slice(0, DRAFTED)
     asked, length_B, found = batch.tokens[rows], batch.prompt[rows], dict[str, dict[str, float]]()
-    if not (length_B > 0).all() or "teacher" not in nets:
+    if not (length_B > 0).all() or "teacher" not in nets or any(getattr(net, "reads", ()) for net in nets.values()):
         return []
     who = {name: Player(name, frozen(), net) for name, net in nets.items()}
     for name in [name for name in nets if name != "teacher"]:

@@ -193,7 +193,7 @@ def speculate(
         The rows and the counts.
 
     Raises:
-        BadValue: a block of no tokens, a negative temperature, or a net that cannot forget.
+        BadValue: a block of no tokens, a negative temperature, or a net that cannot forget or reads more than tokens.
         BadData: a prompt that is empty, or leaves no room for the new tokens in the context of one of the two.
         Mismatch: vocabularies of different size, or of different tokenizers.
 
@@ -230,7 +230,7 @@ def _check(target: Player, draft: Player, length_B: Tensor, block: int | Belief,
     """Refuse what cannot be decoded.
 
     Raises:
-        BadValue: a block of no tokens, or a negative temperature.
+        BadValue: a block of no tokens, a negative temperature, or a net that reads more than tokens.
         BadData: a prompt that one of the two cannot continue.
         Mismatch: two vocabularies.
     """
@@ -239,6 +239,8 @@ def _check(target: Player, draft: Player, length_B: Tensor, block: int | Belief,
     if target.vocab != draft.vocab or getattr(target, "family", "") != getattr(draft, "family", ""):
         raise Mismatch(f"draft ({draft.vocab} tokens) and target ({target.vocab} tokens) must have one vocabulary")
     for player in (target, draft):
+        if more := getattr(player, "reads", ()):
+            raise BadValue(f"speculation goes by tokens alone, and {player.name} reads {' and '.join(more)} as well")
         _check_room(player, length_B, new, torch.arange(len(length_B)))
 
 

@@ -264,6 +264,13 @@ def test_nets_that_cannot_take_back_what_they_read_are_refused() -> None:
         speculate(hybrid, hybrid, *uneven(2), max_new_tokens=2)
 
 
+def test_nets_that_read_more_than_tokens_are_refused() -> None:
+    target, draft = pair()
+    target.module.reads = ("source", "source_length")  # type: ignore[union-attr, assignment]
+    with pytest.raises(BadValue, match="target reads source and source_length as well"):
+        speculate(target, draft, *uneven(2), max_new_tokens=2)
+
+
 def test_prompts_without_room_are_refused() -> None:
     nets, (tokens, length, rng) = pair(), uneven(2)
     with pytest.raises(BadData, match="row 1: the prompt is empty"):
