@@ -6,7 +6,8 @@ terms, of its parts and of their hyper-parameters; below a player `optimizer`, `
 
     distill.steps        distill.student.loss.kd.beta        student.optimizer.lr
 
-Where only one path ends so, its end will do: `kd.beta`. The path `variant` names a published variant of the recipe.
+Where only one path ends so, its end will do: `kd.beta`. Where several do, `*.max_new_tokens` sets all of them. The path
+`variant` names a published variant of the recipe.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
 
     Args:
         recipe: the recipe; it stays as it is.
-        changes: path, or an end that only one path has, to the new value. A string is read by the type of its target:
+        changes: path, an end that only one path has, or `*.` and an end that any have, to the new value. A string is
+            read by the type of its target:
             "1e-4", "true", "(1, 2)", "cosine(1e-3, 0)", or another part of the module of the present one, as in
             "sgd(lr=0.1)".
 
@@ -60,8 +62,8 @@ def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
         if path == "variant":
             recipe = variant(recipe, value)
         else:
-            names = _resolve(recipe, path)
-            recipe = _changed(recipe, names, value)
+            for names in _resolved(recipe, path):
+                recipe = _changed(recipe, names, value)
     return recipe
 
 
@@ -133,21 +135,24 @@ def _members(node: Any) -> dict[str, Any]:
     return dict(held) if isinstance(held, Mapping) else {member.name: member for member in held}
 
 
-def _resolve(recipe: Recipe, path: str) -> tuple[str, ...]:
-    """Find the one full path that is, or ends in, what was given.
+def _resolved(recipe: Recipe, path: str) -> list[tuple[str, ...]]:
+    """Find the one full path that is, or ends in, what was given; behind `*.` all that do.
 
     Raises:
         UnknownName: none.
-        BadValue: several.
+        BadValue: several, where one was asked for.
     """
-    given = tuple(path.split("."))
+    end = path.removeprefix("*.")
+    given = tuple(end.split("."))
     known = [names for names, _ in _walk(recipe)]
     hits = [given] if given in known else [names for names in known if names[-len(given) :] == given]
-    if len(hits) == 1:
-        return hits[0]
+    if len(hits) == 1 or (hits and end != path):
+        return [names for names in hits if not any(names[:n] in hits for n in range(len(names)))]
     if hits:
         full = ", ".join(".".join(names) for names in hits)
-        raise BadValue(f"{path!r} could mean {full} in recipe {recipe.key}; write one of them in full")
+        raise BadValue(
+            f"{path!r} could mean {full} in recipe {recipe.key}; write one of them in full, or '*.{path}' for all"
+        )
     right = max((n for n in range(len(given)) if given[:n] in known), default=0)
     if right:
         below = [names[-1] for names in known if names[:-1] == given[:right]]

@@ -44,6 +44,17 @@ def make() -> Recipe:
     )  # fmt: skip
 
 
+def test_a_star_sets_all_that_end_so() -> None:
+    before, after = flatten(make()), flatten(override(make(), {"*.steps": "5", "*.beta": 0.25}))
+    ends = {path for path in before if path.rpartition(".")[2] in ("steps", "beta")}
+    assert len(ends) == 6 and {after[path] for path in ends} == {5, 0.25}
+    assert {path: value for path, value in after.items() if path.count(".loss") == 0 and path not in ends} == {
+        path: value for path, value in before.items() if path.count(".loss") == 0 and path not in ends
+    }
+    with pytest.raises(UnknownName, match=r"\*\.stpes"):
+        override(make(), {"*.stpes": 1})
+
+
 @pytest.mark.parametrize(
     ("path", "text", "value"),
     [
