@@ -13,12 +13,14 @@ from torch.nn import functional as F
 
 from limbeck.adapters.causal_lm import CausalLM
 from limbeck.adapters.chat import read_row, request_of, tokenise
+from limbeck.adapters.data import Records
 from limbeck.adapters.encoder import Encoder
 from limbeck.adapters.recalled import only_remembers
 from limbeck.adapters.remote import Remote
 from limbeck.adapters.sentence import Sentence, encode
 from limbeck.adapters.seq2seq import Seq2Seq
-from limbeck.adapters.source import open_player
+from limbeck.adapters.source import open_player, read_for
+from limbeck.adapters.vision_language import VisionLanguage
 from limbeck.errors import BadData
 from limbeck.parts.rollout import sample
 from limbeck.players import Player
@@ -73,6 +75,20 @@ def _speak(net: Any, text: str) -> str:
 
 
 @torch.no_grad()
+def _look(net: Any, text: str) -> str:
+    import datasets
+
+    path, _, question = text.rpartition("|")
+    row = {"prompt": question.strip()} | ({"image": path.strip()} if path.strip() else {})
+    batch: Any = read_for(net, Records(datasets.Dataset.from_list([row]), "the question")).take(torch.tensor([0]))
+    n = int(batch["prompt"][0])
+    room = WORDS if net.context is None else min(WORDS, net.context - n)
+    said, ends = sample(Player("it", frozen(), net), batch["tokens"], batch["prompt"], Rng((), torch.arange(1)),
+                        given=batch, temperature=0.0, max_new_tokens=room)  # fmt: skip
+    return str(net.tokenizer.decode(said[0, n : int(ends[0])], skip_special_tokens=True)).strip()
+
+
+@torch.no_grad()
 def _translate(net: Any, text: str) -> str:
     ids, begin = net.tokenizer([text], return_tensors="pt")["input_ids"], torch.tensor([net.begin])
     source = {"source": ids, "source_length": torch.tensor([ids.shape[1]])}
@@ -99,6 +115,7 @@ def _classify(net: Any, text: str) -> str:
 
 
 ASK: dict[type[nn.Module], tuple[str, Callable[[Any, str], str]]] = {
+    VisionLanguage: ("a prompt, or the path of a picture, | and a prompt", _look),
     CausalLM: ("a prompt", _speak),
     Seq2Seq: ("a source text", _translate),
     Sentence: ("two sentences with | between them", _compare),

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from PIL import Image
 from torch import nn
 
 from limbeck.adapters.sentence import Sentence, encode
@@ -16,7 +17,7 @@ from limbeck.adapters.source import open_player
 from limbeck.adapters.store import save_player
 from limbeck.errors import BadData
 from limbeck.side_by_side import lines, side_by_side
-from tests.adapters import tiny
+from tests.adapters import test_vision_language, tiny
 
 
 def run(path: Path, kind: str, teacher: str = "") -> Path:
@@ -82,6 +83,25 @@ def test_encoder_decoders_answer_a_source_as_transformers_does(tmp_path: Path) -
     )
     assert hint == "a source text"
     assert ask("the cat sat") == {"student": tokenizer.decode(said[0], skip_special_tokens=True).strip()}
+
+
+def test_vision_language_models_are_shown_a_picture_or_none(tmp_path: Path) -> None:
+    test_vision_language.write(tmp_path / "student", seed=1)
+    (tmp_path / "run.json").write_text("{}")
+    test_vision_language.draw(tmp_path, 1)
+    hint, ask = side_by_side(tmp_path)
+    bare = transformers.LlavaForConditionalGeneration.from_pretrained(tmp_path / "student").eval()
+    processor = transformers.AutoProcessor.from_pretrained(tmp_path / "student")
+    words = {"type": "text", "text": "what is it ?"}
+    for typed, content, images in (
+        (f"{tmp_path / '0.png'} | what is it ?", [{"type": "image"}, words], [Image.open(tmp_path / "0.png")]),
+        ("what is it ?", [words], None),
+    ):
+        text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        coded = processor(text=text, images=images, return_tensors="pt")
+        said = bare.generate(**coded, do_sample=False, max_new_tokens=128)[0, coded["input_ids"].shape[1] :]
+        assert ask(typed) == {"student": processor.tokenizer.decode(said, skip_special_tokens=True).strip()}
+    assert hint == "a prompt, or the path of a picture, | and a prompt"
 
 
 def test_a_student_that_answers_no_text_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

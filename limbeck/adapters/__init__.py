@@ -1,7 +1,7 @@
 """The border with other ecosystems: models, tokenizers and files come in and go out here, and nowhere else.
 
     source      what `--teacher` and `--student` accept, as nets; which rows a net reads
-    causal_lm, encoder, seq2seq, sentence, modules      the nets
+    causal_lm, vision_language, seq2seq, encoder, sentence, modules      the nets
     data        rows from files and names; the split by content
     chat, text  rows as tokens
     weights     safetensors, whole and finite, or a reason

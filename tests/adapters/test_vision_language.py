@@ -39,7 +39,7 @@ FEATURES = 16  # of a picture of 16 x 16 pixels in patches of 4
 
 def write(directory: Path, seed: int = 0, template: str = PARTS) -> Path:
     """A tiny random LLaVA with its processor; weights drawn wide, so that pictures and words tell."""
-    tokenizer = tiny.byte_tokenizer(template)
+    tokenizer = tiny.byte_tokenizer(template or None)
     tokenizer.model_max_length = 256
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
     processor = transformers.LlavaProcessor(
@@ -213,6 +213,14 @@ def test_a_template_of_plain_texts_gets_marks_in_them(tmp_path: Path) -> None:
     text = net.tokenizer.decode(row["tokens"][0])
     assert text.startswith("<|im_start|>user\n" + "<image>" * FEATURES + "\nwhat is it ?")
     assert net.tokenizer.decode(row["tokens"][0][row["mask"][0]]) == "a cat<|im_end|>yes<|im_end|>"
+
+
+def test_without_a_template_pictures_stand_before_the_prompt(tmp_path: Path) -> None:
+    net: Any = open_player(write(tmp_path / "net", template="")).eval()
+    row = batch_of(net, data(tmp_path)).rows(slice(0, 1))
+    said = "<image>" * FEATURES + "\nwhat is it ?a cat<|end|>"
+    assert net.tokenizer.decode(row["tokens"][0, : row["length"][0]]) == said
+    assert net(row, frozenset({"logits"}))["logits"].isfinite().all()
 
 
 @pytest.mark.parametrize(("row", "reason"), [
