@@ -9,17 +9,32 @@ from types import ModuleType
 
 import torch
 
-from benchmarks import cache, divergence, fields, growth, loop, recalled, rollouts, step
+from benchmarks import (
+    cache,
+    compiled,
+    divergence,
+    fields,
+    footprint,
+    growth,
+    loop,
+    matching,
+    recalled,
+    rollouts,
+    sampled,
+    step,
+)
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 TITLES = {
     "loop": "The loop", "divergence": "Token divergences", "growth": "How divergences grow",
     "cache": "The cache of the teacher", "recalled": "Training from the cache", "rollouts": "Sampling",
-    "step": "A whole step", "fields": "Few-step distillation",
+    "step": "A whole step", "fields": "Few-step distillation", "footprint": "Memory of few-step distillation",
+    "compiled": "Compiled nets", "matching": "A step of flow matching", "sampled": "Sampling a student in diffusers",
 }  # fmt: skip
 MODULES = {
     "loop": loop, "divergence": divergence, "growth": growth, "cache": cache, "recalled": recalled,
-    "rollouts": rollouts, "step": step, "fields": fields
+    "rollouts": rollouts, "step": step, "fields": fields, "footprint": footprint, "compiled": compiled,
+    "matching": matching, "sampled": sampled,
 }  # fmt: skip
 
 
