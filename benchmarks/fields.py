@@ -21,6 +21,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -241,7 +242,7 @@ def table() -> list[str]:
         data, repeats = data_of(name), REPEATS * (10 if name == "tiny" else 1)
         for step in WORKS:
             others = [by_hand(name, step, data), *evaluations(name, data)]
-            runs = in_turns(lambda n=name, s=step, d=data, r=repeats: by_loop(n, s, d, r + WARM), others)  # type: ignore[misc]
+            runs = in_turns(partial(by_loop, name, step, data, repeats + WARM), others)
             out.append(f"| {' | '.join(cells(name, step, runs))} |")
     return out
 
