@@ -45,7 +45,7 @@ from limbeck.progress import Progress
 from limbeck.recipe import Learn, Phase, Recipe
 from limbeck.roles import Role, built, copy_of, ema_of, frozen, learning
 
-REPEATS = 9
+REPEATS = 5
 THREADS = 1
 WARM = 2
 ADAM, EVEN = adam(lr=1e-4), uniform_levels()
