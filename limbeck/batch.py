@@ -144,6 +144,16 @@ class Batch(Mapping[str, Any]):
         counts = {} if "mask" in columns or "tokens" in columns else self.counts
         return Batch(merged, self.rng, self.at, counts)
 
+    def without(self, *columns: str) -> Batch:
+        """Return the batch without some columns, if it has them, and nothing answered on it yet.
+
+        Example:
+            >>> sorted(Batch({"x": torch.zeros(1), "s": torch.zeros(1)}).without("s", "w"))
+            ['x']
+        """
+        kept = {k: c for k, c in self.columns.items() if k not in columns}
+        return Batch(kept, self.rng, self.at, {} if "mask" in columns or "tokens" in columns else self.counts)
+
     def rows(self, rows: slice) -> Batch:
         """Return some of the rows; their random streams and the counts of the whole stay theirs.
 

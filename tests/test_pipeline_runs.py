@@ -68,6 +68,15 @@ def test_flow_map_self_distillation_of_a_pipeline(place: Path) -> None:
     assert pipe(class_labels=[0, 1], output_type="pt").shape == (2, 1, 8, 8)
 
 
+@pytest.mark.parametrize("key", ["tcd", "boot"])
+def test_students_that_jump_learn_from_a_teacher_that_does_not(place: Path, tmp_path: Path, key: str) -> None:
+    distill(
+        key, teacher=str(place / "teacher"), student=f"map:{place / 'teacher'}", data=str(place / "rows.npz"),
+        out=tmp_path / "run", steps=1, batch_size=4,
+    )  # fmt: skip
+    assert open_player(tmp_path / "run" / "student").second is not None
+
+
 def test_a_map_needs_two_times(place: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="give map:"):
         distill(

@@ -111,7 +111,7 @@ def bootstrapped(players: Players, batch: Batch) -> Tensor:
     with torch.no_grad():
         y = _signal(players, batch, t)
         state = like(1 - t, y) * y + like(t, y) * batch.x
-        target = signal_step(y, players.teacher(batch.with_(x=state, t=t), "x0"), t, s)
+        target = signal_step(y, players.teacher(batch.without("s").with_(x=state, t=t), "x0"), t, s)
     return _mean_square(_signal(players, batch, s) - target) / (t - s).square()
 
 
@@ -135,5 +135,5 @@ def boundary(players: Players, batch: Batch) -> Tensor:
     """
     noise = batch.rng.normal("boundary", *batch.x.shape[1:]).to(batch.x.dtype)
     ones = torch.ones(batch.size, dtype=noise.dtype, device=noise.device)
-    start = batch.with_(x=noise, t=ones)
+    start = batch.without("s").with_(x=noise, t=ones)
     return _mean_square(_signal(players, start, ones) - players.teacher(start, "x0"))

@@ -46,9 +46,7 @@ def reached(player: Player, batch: Batch, told: bool = True) -> Tensor:
     Source: Kim et al., arXiv:2310.02279, the decoder; untold: Zheng et al., arXiv:2402.19159, for one step.
     """
     s = batch.get("s", torch.zeros_like(batch.t))
-    hidden = {name: column for name, column in batch.columns.items() if told or name != "s"}
-    asked = batch if told else replace(batch, columns=hidden, memo={})
-    return jump(batch.x, batch.t, s, player(asked, "velocity"))
+    return jump(batch.x, batch.t, s, player(batch if told else batch.without("s"), "velocity"))
 
 
 @part

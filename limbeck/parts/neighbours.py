@@ -300,4 +300,4 @@ def teacher_step(players: Players, batch: Batch, *, solver: Expr = EULER, steps:
 def _carried(players: Players, batch: Batch, x: Tensor, to: Tensor, solver: Expr, steps: int) -> Tensor:
     """Where the teacher's solver carries states from level t to another."""
     grid = [batch.t + (to - batch.t) * i / steps for i in range(steps + 1)]
-    return solve(players.teacher, batch, solver, x, grid)[-1]
+    return solve(players.teacher, batch.without("s"), solver, x, grid)[-1]  # a field is told of no end
