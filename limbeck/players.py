@@ -321,8 +321,9 @@ def copied(player: Player) -> nn.Module:
     """A copy of a player's net, whose weights may learn where they came free; compiled where that is."""
     assert player.module is not None
     net = copy.deepcopy(player.module)
-    for mine, theirs in zip(net.modules(), player.module.modules(), strict=True):
-        if theirs._compiled_call_impl is not None:
+    compiled = {name for name, theirs in player.module.named_modules() if theirs._compiled_call_impl is not None}
+    for name, mine in net.named_modules():  # what a net leaves out of its copies is not among these
+        if name in compiled:
             mine.compile()
     for p, trainable in zip(net.parameters(), player.trainable, strict=True):
         p.requires_grad_(trainable)

@@ -19,7 +19,8 @@ from benchmarks.__main__ import TITLES
 def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     threads = torch.get_num_threads()
     tiny = {"tiny": nets.NETS["tiny"]}
-    for module in (nets, fields, matching):
+    monkeypatch.setattr(nets, "NETS", tiny | {"UNet": nets.NETS["UNet"]})
+    for module in (fields, matching):
         monkeypatch.setattr(module, "NETS", tiny)
     monkeypatch.setattr(footprint, "NETS", ("tiny",))
     for module in (fields, footprint, matching, sampled):

@@ -57,8 +57,7 @@ def one(place: Path) -> Path:
 def more(place: Path, one: Path) -> dict[str, Path]:
     """The same, jumps of a map, and a learned solver, all of one teacher."""
     net, rows = str(place / "net"), str(place / "rows.npz")
-    both: Any = dict.fromkeys(("teacher", "student"), f"map:{net}")
-    jumps = distill("tcd", **both, data=rows, out=place / "jumps", steps=1, batch_size=4)
+    jumps = distill("tcd", teacher=net, student=f"map:{net}", data=rows, out=place / "jumps", steps=1, batch_size=4)
     solver = distill("d-ode", teacher=net, data=rows, out=place / "solver", set={"fit.batch_size": 2})
     return {"one": one, "jumps": jumps, "solver": solver}
 
