@@ -3,7 +3,7 @@
 Bed: relevance is known, and the teacher's prefixes are embeddings too. The control learns the same angles in another
 space: alone it finds as much, in the teacher's index nothing. That documents of the teacher do not hurt is said with a
 hundredth to spare; the paper has them help, which a student as good as its teacher cannot show.
-The control fails the bounds that are claimed of the recipe alone, too.
+The control also fails two of the bounds that the recipe keeps.
 """
 
 from __future__ import annotations

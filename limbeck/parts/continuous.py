@@ -21,7 +21,7 @@ from torch import Tensor
 
 from limbeck.batch import Batch, Moment
 from limbeck.part import Expr, part
-from limbeck.parts.jvp import jvp
+from limbeck.parts.held import held_jvp
 from limbeck.parts.levels import EDM_LEVELS
 from limbeck.parts.path import Path, from_rectified, to_rectified
 from limbeck.parts.states import like, noised
@@ -111,7 +111,7 @@ def consistency_tangent(
         def student(x: Tensor, u: Tensor) -> Tensor:
             return trig_velocity(players.student, batch, x, u, sigma_data)
 
-        velocity, slope = jvp(student, (x, u), (cos * sin * field, torch.cos(u) * torch.sin(u)))
+        velocity, slope = held_jvp(student, (x, u), (cos * sin * field, torch.cos(u) * torch.sin(u)))
         share = cos * (1 - warm**2 * sin.square()).sqrt() if eased else cos.square()
         return x, u, -share * (velocity - field) - warm * cos * sin * x - (slope if eased else warm * slope)
 
