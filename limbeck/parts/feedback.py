@@ -36,6 +36,7 @@ def reward_feedback(players: Players, batch: Batch, *, margin: float = 2.0) -> T
         Mismatch: the reward is not one number a row.
 
     Example:
+        >>> import torch
         >>> from types import SimpleNamespace
         >>> players = SimpleNamespace(student=lambda b, want: b.x / 2, reward=lambda b, want: b.x.sum(1))
         >>> reward_feedback(margin=1.0)(players, Batch({"x": torch.tensor([[1.0], [4.0]]), "t": torch.ones(2)}))

@@ -257,9 +257,9 @@ REFUSED: dict[str, tuple[Expr, str]] = {
     "equal ends": (solved_ends(times=(1.0, 1.0)), "falling times, two or more"),
     "share below": (steered(share=-0.1), r"steered\.share must lie in \[0, 1\], got -0\.1"),
     "kept -1": (feature_edit(kept=-1), "kept in 0 to 25 steps, got kept = -1"),
-    "guided edit": (feature_edit(times=even(2), kept=0), "guidance by 2 needs a net with classes"),
+    "guided edit": (feature_edit(times=even(2), kept=0), "guidance by 2 needs a class of every row"),
     "no copy": (editing.flow_edit(copies=0), r"skip \+ plain <= 50 steps, got 0, 17, 0"),
-    "guided flow": (editing.flow_edit(times=even(2), skip=0), "guidance by 13.5 needs a net with classes"),
+    "guided flow": (editing.flow_edit(times=even(2), skip=0), "guidance by 13.5 needs a class of every row"),
     "guided teacher": (guided_teacher(scale=0.0), "guidance needs a net with classes; Plain is unconditional"),
     "guided student": (guided_student(), "guidance needs a net with classes; Plain is unconditional"),
     "guided lessons": (guided_noised(), "guidance needs a net with classes"),
@@ -298,7 +298,7 @@ def test_other_promises_of_refusal() -> None:
         planned_start(said(student=0.0), pictures())
     for edit, column in (
         (editing.noise_edit(), "target"),
-        (editing.flow_edit(), "y"),
+        (editing.flow_edit(), "target"),
         (dirichlet.one_pass(), "tokens"),
     ):
         player = Player("student", frozen(), Plain())

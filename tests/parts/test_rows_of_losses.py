@@ -137,7 +137,7 @@ CASES = {
     "bootstrapped": Case(noise_and_levels(gap=0.2), bootstrapped(), "", "teacher", "teacher"),
     "boundary": Case(noise_and_levels(), boundary(), "", "teacher"),
     "continuous": Case(LEVELS, continuous.continuous_consistency(), "", "teacher", "teacher", "equal"),
-    "eased": Case(LEVELS, continuous.continuous_consistency(warm=0.5, eased=True, soft=0.3), still="teacher"),
+    "eased": Case(LEVELS, continuous.continuous_consistency(eased=True, soft=0.3), "", "teacher", "teacher", "equal"),
     "weighed": Case(FREE, continuous.level_weighed(loss=flow_matching.flow_matching().on(student="critic")),
                     "velocity", "weights", exact=""),
     "mean velocity": Case(FREE, mean_velocity.mean_velocity(), "velocity"),

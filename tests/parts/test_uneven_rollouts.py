@@ -42,7 +42,10 @@ def prompts(rows: int = ROWS, width: int = 30) -> tuple[torch.Tensor, torch.Tens
 def forwards(player: Player) -> list[torch.Size]:
     """The shapes of the tokens that its model is given, filled as it runs."""
     shapes: list[torch.Size] = []
-    player.module.lm.base_model.register_forward_pre_hook(lambda _, given: shapes.append(given[0].shape))  # type: ignore[union-attr]
+    lm = player.module.lm  # type: ignore[union-attr]
+    lm.base_model.register_forward_pre_hook(
+        lambda _, __, given: shapes.append(given["input_ids"].shape), with_kwargs=True
+    )
     return shapes
 
 
