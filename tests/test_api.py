@@ -241,8 +241,12 @@ def test_a_text_classifier_is_distilled_and_judged_by_its_classes(place: Path, t
     bare = transformers.AutoModelForSequenceClassification.from_pretrained(out / "student").eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(out / "student")
     with torch.no_grad():
-        says = [f"LABEL_{int(bare(**tokenizer(t, return_tensors='pt')).logits.argmax())}" for t in exam.inputs]
-    assert list(exam.outputs["after"]) == says
+        logits = torch.cat([bare(**tokenizer(text, return_tensors="pt")).logits for text in exam.inputs])
+    said = torch.tensor([int(label.removeprefix("LABEL_")) for label in exam.outputs["after"]])
+    best = logits.amax(1)
+    # alone and in a batch, rows differ by rounding: where two classes are as good, either is right
+    torch.testing.assert_close(logits.gather(1, said[:, None])[:, 0], best, rtol=0, atol=1e-4)
+    assert ((best[:, None] - logits) > 1e-4).any()
     assert {"eval/nll", "eval/accuracy"} <= metrics(out)[1].keys()
 
 
