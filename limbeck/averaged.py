@@ -29,7 +29,7 @@ def averaged(recipe: Recipe, decay: float) -> Recipe:
         The recipe with one player more.
 
     Raises:
-        BadValue: a decay outside (0, 1), or a product that does not learn.
+        BadValue: a decay outside (0, 1), a product that does not learn, or one that is averaged already.
 
     Example:
         >>> from limbeck.index import load
@@ -41,6 +41,8 @@ def averaged(recipe: Recipe, decay: float) -> Recipe:
     role = recipe.players.get(recipe.product)
     if role is None or role.optimizer is None:
         raise BadValue(f"{recipe.key} makes {recipe.product!r}, whose weights do not learn, so they have no average")
+    if PLAYER in recipe.players:
+        raise BadValue(f"{recipe.key} has a player {PLAYER!r} of its own, so no other can be added")
     return replace(recipe, players={**recipe.players, PLAYER: ema_of(recipe.product, decay=decay)})
 
 

@@ -38,6 +38,11 @@ def test_a_decay_outside_its_range_is_refused(decay: float) -> None:
         averaged(load("kd"), decay)
 
 
+def test_an_average_is_added_once() -> None:
+    with pytest.raises(BadValue, match="'averaged' of its own"):
+        averaged(averaged(load("vkd"), 0.9), 0.9)
+
+
 def test_a_product_that_does_not_learn_has_no_average() -> None:
     with pytest.raises(BadValue, match="random-data makes 'synthetic', whose weights do not learn"):
         averaged(load("random-data"), 0.9)

@@ -214,8 +214,8 @@ def found(tmp_path: Path) -> Finished:
 
 def test_a_page_shows_curves_pictures_and_a_table(found: Finished, tmp_path: Path) -> None:
     page = Page(write_finished(found, tmp_path).read_text())
-    one = f"where its teacher has {number(25.0)}, which its teacher reaches at 50."
-    two = f"where its teacher has {number(20.0)}, which its teacher does not reach."
+    one = f"where its teacher has {number(25.0)}; the teacher comes as near at 50."
+    two = f"where its teacher has {number(20.0)}; the teacher never comes as near."
     four, least = number(4.0), number(1.0)
     assert f"one has a Frechet distance of {four} at 1 evaluation, {one}" in page.text
     assert f"two has a Frechet distance of {least} at 2 evaluations, {two}" in page.text

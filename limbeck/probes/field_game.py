@@ -25,7 +25,7 @@ from limbeck.data import Source
 from limbeck.part import Expr, part
 from limbeck.parts.states import few_step, noised, uniform_levels
 from limbeck.players import Players
-from limbeck.rng import Rng
+from limbeck.probes.rows import first_rows
 
 __all__ = [
     "advice",
@@ -72,9 +72,7 @@ def drawn_once(players: Players, data: Mapping[str, Source], draw: Expr, rows: i
 
 
 def _drawn(players: Players, data: Mapping[str, Source], draw: Expr, rows: int) -> tuple[Tensor, Batch]:
-    index = torch.arange(min(rows, len(data["test"])))
-    where = next((p.device for player in players.values() for p in player.params), index.device)
-    truth = Batch(data["test"].take(index), rng=Rng(("probe",), index)).to(where)
+    truth = first_rows(players, data, rows)
     with torch.no_grad():
         return torch.cat([draw(players, block) for block in _blocks(truth)]), truth  # type: ignore[operator]
 

@@ -72,8 +72,8 @@ def _beside(one: Reading, teacher: Sequence[Reading]) -> str:
     if not teacher:
         return ""
     there = "" if same is None else f"where its teacher has {number(same.fid)}"
-    then = "which its teacher does not reach" if near is None else f"which its teacher reaches at {near}"
-    return ", " + ", ".join(filter(None, (there, then if near != one.evaluations else "")))
+    then = "the teacher never comes as near" if near is None else f"the teacher comes as near at {near}"
+    return ", " + "; ".join(filter(None, (there, then if near != one.evaluations else "")))
 
 
 def _evaluations(n: int) -> str:
