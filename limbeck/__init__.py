@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import Any
+
+# imported for low-rank weights, it warns of faster kernels that are not there
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 __all__ = [
     "Arm",

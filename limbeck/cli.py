@@ -7,7 +7,6 @@ interrupt. `--debug`, anywhere on the line, shows the traceback as well.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,8 +23,6 @@ def main() -> None:
     """Run the command line of this process and exit with its code."""
     quick = None if any(name.startswith("_LIMBECK") for name in os.environ) else _plain_ls(sys.argv[1:])
     if quick is None:
-        # imported for low-rank weights, it warns of faster kernels that are not there
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
         from limbeck.commands import app
 
         app(prog_name="limbeck")
